@@ -1,0 +1,58 @@
+# From nothing: `make train` and `make test` need git, make and Python >= 3.11 only.
+# The newest python3.1x on the path that is 3.11 or later; override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format clean
+
+help:
+	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
+	@echo "make test    set up, run the fast tests"
+	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
+	@echo "make clean   remove the environment and $(RUN)"
+
+# The stamp makes the second call instant; it is redone when a version or a dependency changes.
+setup: $(VENV)/.installed
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or give make PYTHON=..."; exit 2; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing pinned versions into $(VENV) (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+train: setup
+	@$(BIN)/python -m jaxseg.train --config=configs/quickstart.py --workdir=$(RUN)
+	@$(BIN)/python -m jaxseg.evaluate --workdir=$(RUN) --split=val
+	@$(BIN)/python -m jaxseg.data samples --config=configs/quickstart.py --split=val --count=6 --output=$(RUN)/samples
+	@$(BIN)/python -m jaxseg.predict --workdir=$(RUN) --input=$(RUN)/samples --output=$(RUN)/predictions
+	@echo
+	@echo "Where everything is:"
+	@echo "  model                 $(RUN)/model           python: jaxseg.load('$(RUN)')"
+	@echo "  overlays              $(RUN)/predictions/overlays, $(RUN)/pictures"
+	@echo "  learning curves       $(RUN)/pictures/curves.png"
+	@echo "  scores                $(RUN)/metrics_val.json"
+	@echo "  TensorBoard           tensorboard --logdir $(RUN)/tensorboard"
+	@echo "What to try next:"
+	@echo "  $(BIN)/python -m jaxseg.evaluate --workdir=$(RUN) --split=test"
+	@echo "  $(BIN)/python -m jaxseg.predict --workdir=$(RUN) --input=YOUR_PHOTOS --output=out"
+	@echo "  $(BIN)/python -m jaxseg.bench --workdir=$(RUN)"
+	@echo "  your own data set: README, 'Your own images'"
+
+test: setup
+	@$(BIN)/python -m pytest -n $(JOBS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(RUN)

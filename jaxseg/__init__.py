@@ -1,0 +1,64 @@
+"""jaxseg: efficient semantic segmentation in JAX/Flax.
+
+    model = jaxseg.load("runs/quickstart")          # a training folder or a deployed folder
+    labels = model(image_uint8)                     # [H, W, 3] -> [H, W]
+
+    module, variables = jaxseg.create("deeplabv3plus_resnet18", num_classes=11)
+    outputs = module.apply(variables, image_float)  # [B, H, W, 3] -> Outputs
+
+Importing the package itself is cheap; JAX is imported on first use.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxseg.arch import Arch
+    from jaxseg.inference.predictor import Model
+
+__version__ = "0.1.0"
+__all__ = ["create", "load"]
+
+
+def load(folder: str | Path) -> "Model":
+    """A trained model, ready to be called on uint8 images (see `inference.predictor.Model`).
+
+    Args:
+        folder: a training folder (its last weights) or a deployed folder.
+
+    Raises:
+        jaxseg.errors.UserError: no model there, or a damaged one.
+    """
+    from jaxseg.inference.predictor import Model
+
+    return Model.load(folder)
+
+
+def create(
+    arch: "str | Arch", *, num_classes: int | None = None, seed: int = 0, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A network with random weights.
+
+    Args:
+        arch: an `Arch`, or a name of the zoo such as 'deeplabv3plus_resnet18'.
+        num_classes: K; needed with a name.
+        seed: of the weights.
+        **options: of the named network: width, output_stride, aux, compute.
+
+    Returns:
+        (module, variables): `module.apply(variables, image)` takes a normalised float image
+        [B, H, W, 3] and gives `types.Outputs`.
+
+    Raises:
+        jaxseg.errors.UserError: unknown name or option.
+    """
+    import jax
+
+    from jaxseg.errors import UserError
+    from jaxseg.models import zoo
+
+    if isinstance(arch, str):
+        if num_classes is None:
+            raise UserError("create", got=f"name {arch!r} alone", expected="num_classes too")
+        arch = zoo.named(arch, num_classes, **options)
+    return zoo.module(arch), dict(zoo.init(arch, jax.random.PRNGKey(seed)))

@@ -1,0 +1,328 @@
+"""An architecture is a value: frozen records, JSON in and out, and the counts that follow.
+
+`Arch` says what a network is. A family (see `models/zoo.py`) turns it into a tuple of `BlockSpec`,
+one per block and head, listing every convolution. The Flax modules and the counts below are both
+made from those specs, so they cannot disagree on what is computed. Imports no JAX.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.types import IGNORE_LABEL
+
+SCHEMA = 1
+"""Version of the JSON form. A reader refuses any other."""
+
+COMPUTE = ("float32", "bfloat16")
+"""Formats of activations; parameters, statistics and logits are always float32."""
+
+
+@dataclass(frozen=True)
+class BlockArch:
+    """One block of a backbone.
+
+    kind:     which block it is, see the `KINDS` of the backbone files.
+    widths:   output channels of each convolution in order; the last is the block's output (a
+              projection shortcut follows the last).
+    stride:   of the whole block.
+    dilation: of its spatial convolutions.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    stride: int = 1
+    dilation: int = 1
+
+
+@dataclass(frozen=True)
+class BackboneArch:
+    """A sequence of blocks; block 0 is the stem. Block i is called `block_name(i)`."""
+
+    name: str
+    blocks: tuple[BlockArch, ...]
+
+
+@dataclass(frozen=True)
+class HeadArch:
+    """A head: taps of the backbone in, K class scores out.
+
+    kind:    'fcn', 'deeplabv3', 'deeplabv3plus'; see `models/heads.py` for the order of `widths`.
+    inputs:  names of blocks ('block_16'); the first is the main one, the others are skips.
+    widths:  output channels of each normed convolution in order.
+    rates:   dilations of the ASPP branches.
+    dropout: probability of dropping an activation in training.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    widths: tuple[int, ...]
+    rates: tuple[int, ...] = ()
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        # Equal values must have equal JSON: 0 and 0.0 print differently.
+        object.__setattr__(self, "dropout", float(self.dropout))
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError("dropout", got=self.dropout, expected="a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class NumbersArch:
+    """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...)."""
+
+    compute: str = "float32"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.9
+
+    def __post_init__(self):
+        object.__setattr__(self, "norm_eps", float(self.norm_eps))
+        object.__setattr__(self, "norm_momentum", float(self.norm_momentum))
+        if self.compute not in COMPUTE:
+            raise unknown_name("compute format", self.compute, COMPUTE)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A whole network: backbone, final head, auxiliary heads (training only), early exits."""
+
+    num_classes: int
+    backbone: BackboneArch
+    head: HeadArch
+    aux: tuple[HeadArch, ...] = ()
+    exits: tuple[HeadArch, ...] = ()
+    numbers: NumbersArch = NumbersArch()
+    family: str = "segmenter"
+    schema: int = SCHEMA
+
+    def __post_init__(self):
+        if not 1 <= self.num_classes <= IGNORE_LABEL:
+            raise UserError("num_classes", got=self.num_classes, expected=f"1 to {IGNORE_LABEL}")
+
+
+def block_name(index: int) -> str:
+    """'block_00', 'block_01', ...: the name of a backbone block and of its variables."""
+    return f"block_{index:02d}"
+
+
+# --- JSON ---
+
+
+def to_json(arch: Arch) -> str:
+    """The canonical JSON text: sorted keys, all fields, equal for equal values."""
+    return json.dumps(dataclasses.asdict(arch), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Arch:
+    """The inverse of `to_json`. Fields that have defaults may be missing.
+
+    Raises:
+        UserError: not JSON, unknown schema, unknown or missing field, wrong type, impossible value.
+    """
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError("an architecture is not valid JSON", got=str(error)) from error
+    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(
+            "unknown schema of an architecture",
+            got=repr(record["schema"]),
+            expected=SCHEMA,
+            do="use the version of jaxseg that wrote it",
+        )
+    return _parse(record, Arch, "arch")
+
+
+def digest(arch: Arch) -> str:
+    """16 hexadecimal digits that identify the architecture: the head of sha256 of its JSON."""
+    return hashlib.sha256(to_json(arch).encode()).hexdigest()[:16]
+
+
+def _parse(value: object, hint: object, path: str) -> typing.Any:
+    """`value` as decoded from JSON, checked against a field's type and turned into it."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(path, got=repr(value), expected="an object")
+        hints = typing.get_type_hints(hint)
+        for name in value:
+            if name not in hints:
+                raise unknown_name(f"field of {path}", name, hints)
+        for field in dataclasses.fields(hint):
+            if field.default is dataclasses.MISSING and field.name not in value:
+                raise UserError(f"{path} lacks the field {field.name!r}")
+        return hint(**{k: _parse(v, hints[k], f"{path}.{k}") for k, v in value.items()})
+    if isinstance(hint, types.GenericAlias):  # tuple[X, ...] is the only generic we use
+        if not isinstance(value, list):
+            raise UserError(path, got=repr(value), expected="a list")
+        item = typing.get_args(hint)[0]
+        return tuple(_parse(v, item, f"{path}[{i}]") for i, v in enumerate(value))
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise UserError(path, got=repr(value), expected=f"a value of type {hint.__name__}")
+    return value
+
+
+# --- Specs ---
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One convolution, with its bias and batch norm if it has them.
+
+    All padding is symmetric, dilation * (kernel - 1) // 2 on both sides, so the output grid is
+    ceil(H / out_stride) x ceil(W / out_stride) for an image of H x W pixels.
+
+    name:       unique in its block; variables lie under [block name][layer name].
+    kernel:     (height, width), odd.
+    groups:     as in grouped convolution; = in_channels for a depthwise one.
+    bias, norm: whether a bias is added; whether batch norm (scale and bias) follows.
+    out_stride: output stride relative to the image; 0 = global (1x1 grid after average pooling).
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: int
+    dilation: int
+    groups: int
+    bias: bool
+    norm: bool
+    out_stride: int
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """HWIO."""
+        return (*self.kernel, self.in_channels // self.groups, self.out_channels)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block or head: everything its Flax module needs, and everything that counting needs.
+
+    name:    'block_00', .., 'head', 'aux_0', 'exit_0': the top-level name of its variables.
+    role:    'backbone', 'head', 'aux' or 'exit'.
+    kind:    selects the module.
+    layers:  every convolution, in the order of execution.
+    inputs:  heads only: the taps it reads, main one first.
+    dropout: heads only.
+    pool:    (channels, output stride) of a map that is averaged over the whole image, or None.
+    """
+
+    name: str
+    role: str
+    kind: str
+    layers: tuple[LayerSpec, ...]
+    out_channels: int
+    out_stride: int
+    inputs: tuple[str, ...] = ()
+    dropout: float = 0.0
+    pool: tuple[int, int] | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a layer `name`."""
+        return any(layer.name == name for layer in self.layers)
+
+    def layer(self, name: str) -> LayerSpec:
+        """The layer `name`; KeyError if there is none."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"{self.name} has no layer {name!r}")
+
+
+# --- Counts ---
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one image costs. Addable, so `sum(parts, Counts())`.
+
+    macs:          multiply-adds of convolutions (1 MAC = 1); biases, norms and resizes are free.
+    params:        kernels, biases, and scale and bias of every batch norm.
+    norm_elements: elements that batch norm is applied to.
+    pool_elements: (h * w + 1) * C for every global average pooling.
+
+    MESS's GFLOPs (thop's convention) are `macs + 2 * norm_elements + pool_elements`.
+    """
+
+    macs: int = 0
+    params: int = 0
+    norm_elements: int = 0
+    pool_elements: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Counts(*(a + b for a, b in zip(mine, theirs, strict=True)))
+
+
+def count(
+    blocks: Iterable[BlockSpec],
+    height_px: int,
+    width_px: int,
+    roles: tuple[str, ...] = ("backbone", "head"),
+) -> Counts:
+    """Cost of one image of height_px x width_px through all `blocks` that have one of `roles`."""
+    total = Counts()
+    for block in blocks:
+        if block.role in roles:
+            for layer in block.layers:
+                total += _layer_counts(layer, _cells(layer.out_stride, height_px, width_px))
+            if block.pool:
+                channels, stride = block.pool
+                cells = _cells(stride, height_px, width_px)
+                total += Counts(pool_elements=(cells + 1) * channels)
+    return total
+
+
+def train_macs(
+    blocks: Iterable[BlockSpec],
+    height_px: int,
+    width_px: int,
+    trainable: Callable[[str], bool],
+) -> int:
+    """Convolution MACs of one training step on one image, auxiliary heads and exits included.
+
+    The convention, per block or head:
+        1x for the forward pass,
+        1x for the gradient of its input, if any backbone block before it is trainable
+            (before: in the data flow; for a head, the blocks up to the last one that it reads),
+        1x for the gradient of its weights, if it is trainable itself.
+    It is applied to whole blocks: gradients that flow between the layers of the first trainable
+    block are not counted apart. Batch norm, losses and the optimiser are free, as in `Counts.macs`.
+    """
+    blocks = tuple(blocks)
+    position = {b.name: i for i, b in enumerate(b for b in blocks if b.role == "backbone")}
+    trained = [i for name, i in position.items() if trainable(name)]
+    first_trained = min(trained, default=len(position))
+    total = 0
+    for block in blocks:
+        if block.role == "backbone":
+            needs_input_grad = position[block.name] > first_trained
+        else:
+            needs_input_grad = max(position[name] for name in block.inputs) >= first_trained
+        forward = count([block], height_px, width_px, roles=(block.role,)).macs
+        total += forward * (1 + needs_input_grad + bool(trainable(block.name)))
+    return total
+
+
+def _cells(out_stride: int, height_px: int, width_px: int) -> int:
+    """Cells of the grid at `out_stride`; 1 where it is 0 (global)."""
+    if out_stride == 0:
+        return 1
+    return -(-height_px // out_stride) * -(-width_px // out_stride)
+
+
+def _layer_counts(layer: LayerSpec, cells: int) -> Counts:
+    height, width, fan_in, out = layer.kernel_shape
+    weights = height * width * fan_in * out
+    return Counts(
+        macs=weights * cells,
+        params=weights + out * layer.bias + 2 * out * layer.norm,
+        norm_elements=out * cells * layer.norm,
+    )

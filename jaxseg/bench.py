@@ -1,0 +1,83 @@
+"""`python -m jaxseg.bench --workdir=W | --config=X`; times the forward pass and writes bench.json."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jaxseg import build, cli, runtime
+from jaxseg.data import datasets
+from jaxseg.errors import UserError
+from jaxseg.inference.artifact import load_model
+from jaxseg.inference.latency import measure
+from jaxseg.inference.predictor import model_folder
+from jaxseg.models import zoo
+
+COMMAND = cli.Command(
+    "bench",
+    "Times inference on this device: uint8 image in, uint8 label map out.",
+    (
+        cli.Flag("workdir", "a training folder or a deployed folder"),
+        cli.Flag("config", "a config file instead: the untrained network that it describes"),
+        cli.Flag("batch", "images per call", default="1"),
+        cli.Flag("height", "input height in pixels; default: the training crop's"),
+        cli.Flag("width", "input width in pixels; default: the training crop's"),
+        cli.Flag("rounds", "timed calls", default="50"),
+        cli.Flag("output", "where to write; default: W/bench.json, or ./bench.json with --config"),
+    ),
+    config_help="replaces a value of the config",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses, builds or loads, measures, writes, prints."""
+    args = cli.parse(COMMAND, argv)
+    if bool(args["workdir"]) == bool(args["config"]):
+        raise UserError("bench", expected="either --workdir or --config")
+    if args["workdir"]:
+        arch, variables, card = load_model(model_folder(Path(args["workdir"])))
+        config = build.evaluation_config(card, argv)
+        mean, std, folder = card.mean, card.std, Path(args["workdir"])
+    else:
+        config = cli.override(cli.load_config(args["config"]), argv)
+        arch = build.architecture(config, datasets.describe(config.data.name, config.data.dir))
+        variables = zoo.init(arch, jax.random.PRNGKey(config.seed))
+        mean, std, folder = tuple(config.data.mean), tuple(config.data.std), Path(".")
+    runtime.use_compilation_cache(build.cache_folder(config) / "xla")
+    result = measure(
+        arch,
+        variables,
+        mean,
+        std,
+        batch=_whole(args, "batch"),
+        height_px=_whole(args, "height", config.data.height_px),
+        width_px=_whole(args, "width", config.data.width_px),
+        rounds=_whole(args, "rounds"),
+    )
+    record = {"schema": 1, **result, "jax": jax.__version__, **runtime.provenance()}
+    path = Path(args["output"]) if args["output"] else folder / "bench.json"
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}", got=error.strerror) from error
+    print(
+        f"{record['device']}, {record['dtype']}, batch {record['batch']}, "
+        f"{record['shape'][0]}x{record['shape'][1]}: median {record['median_ms']:.2f} ms, "
+        f"p95 {record['p95_ms']:.2f} ms, {record['images_per_s']:.1f} images/s, "
+        f"{record['macs'] / 1e9:.3f} GMACs, {record['params'] / 1e6:.3f} M parameters\n"
+        f"timer: {record['timer']}\nwritten to {path}"
+    )
+
+
+def _whole(args: dict, name: str, default: int | None = None) -> int:
+    """A flag as a whole number above 0."""
+    text = args[name] or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--{name}", got=repr(text), expected="a whole number, 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,237 @@
+"""From a config to plain values: the only reader of configs besides `cli.py`.
+
+Below this file nothing knows what a config is; everything takes keyword arguments.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg import cli, runtime
+from jaxseg.arch import Arch
+from jaxseg.data import datasets
+from jaxseg.data.plan import EvalPlan, TrainPlan
+from jaxseg.data.transforms import Augment
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.inference.artifact import Card
+from jaxseg.models import zoo
+from jaxseg.training import steps
+from jaxseg.training.loop import Every
+from jaxseg.training.optim import Optim
+from jaxseg.training.parallel import Parallel
+from jaxseg.training.phases import Phase
+from jaxseg.training.run import Plan
+
+
+def training_plan(config: ConfigDict, *, name: str) -> Plan:
+    """Everything that `training.run.train` needs.
+
+    Args:
+        config: complete (see `defaults.py`).
+        name: of the config, for the model's card.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    _check_numbers(config)
+    parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
+    spec = datasets.describe(config.data.name, config.data.dir)
+    arch = architecture(config, spec)
+    train_split = open_split(config.data, config.data.train_split)
+    eval_split = open_split(config.data, config.eval.split)
+    return Plan(
+        arch=arch,
+        phases=phases(config, arch, len(train_split), parallel.axis_name),
+        parallel=parallel,
+        train_split=train_split,
+        eval_split=eval_split,
+        augment=augment(config.data),
+        card=card(config, spec, name),
+        config=cli.to_plain(config),
+        seed=config.seed,
+        every=Every(
+            log=config.log.every_steps,
+            evaluate=config.eval.every_steps,
+            save=config.checkpoint.every_steps,
+        ),
+        max_steps=config.max_steps,
+        ema=config.ema_decay > 0,
+        num_workers=config.data.num_workers,
+        prefetch=config.data.prefetch,
+        eval_batch_size=config.eval.batch_size,
+        num_pictures=config.eval.num_pictures,
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
+        tensorboard=config.log.tensorboard,
+    )
+
+
+def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
+    """The network that `config.model` names, for the data set's classes."""
+    weights = config.loss.class_weights
+    if weights and len(weights) != len(spec.class_names):
+        raise UserError(
+            "loss.class_weights",
+            got=f"{len(weights)} numbers",
+            expected=f"{len(spec.class_names)}, one per class of {spec.name}",
+            do="see `python -m jaxseg.data stats`",
+        )
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    return zoo.named(config.model.name, len(spec.class_names), **options)
+
+
+def phases(
+    config: ConfigDict, arch: Arch, num_examples: int, axis_name: str | None
+) -> tuple[Phase, ...]:
+    """The run as a list of phases, in the order of `config.phases.order`."""
+    named = {k: v for k, v in config.phases.items() if k != "order"}
+    order = tuple(config.phases.order)
+    if not order or len(set(order)) != len(order):
+        raise UserError("phases.order", got=order, expected="each phase once, at least one")
+    for name in order:
+        if name not in named:
+            raise unknown_name("phase in phases.order", name, named)
+    loss = steps.Loss(**_plain(config.loss))
+    make_step = functools.partial(
+        steps.supervised,
+        loss=loss,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        axis_name=axis_name,
+    )
+    names = [block.name for block in zoo.blocks(arch)]
+    result = []
+    for i, name in enumerate(order):
+        settings = named[name]
+        trainable = tuple(settings.trainable)
+        # Now and not after the first phase: a typing mistake in the last phase must not cost a day.
+        steps.partition.frozen_names(names, trainable)
+        phase = Phase(
+            name=name,
+            steps=settings.steps,
+            make_step=make_step,
+            plan=TrainPlan(
+                num_examples,
+                config.data.batch_size,
+                # Another phase is another shuffling; the first has the run's own seed.
+                seed=config.seed + 1_000_003 * i,
+                size_px=(config.data.height_px, config.data.width_px),
+            ),
+            optim=Optim(**_plain(settings.optim)),
+            trainable=trainable,
+        )
+        steps.learning_rate(phase.optim, phase.steps)
+        result.append(phase)
+    return tuple(result)
+
+
+def augment(data: ConfigDict) -> Augment:
+    """The host transform of training images."""
+    return Augment(**_plain(data.augment), fill=tuple(round(255 * m) for m in data.mean))
+
+
+def card(config: ConfigDict, spec: datasets.DatasetSpec, name: str) -> Card:
+    """What the trained model will say of itself."""
+    plain = cli.to_plain(config)
+    return Card(
+        class_names=spec.class_names,
+        class_colors=spec.class_colors,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        data=plain["data"],
+        evaluation=plain["eval"],
+        origin={"config": name, "seed": config.seed, **runtime.provenance()},
+    )
+
+
+def open_split(data: ConfigDict, split: str) -> datasets.Split:
+    """A split of the data set that the section `data` names; prepared on first use."""
+    return datasets.open_split(
+        data.name,
+        split,
+        dir=data.dir,
+        cache_dir=data.cache_dir,
+        decoded_cache=data.decoded_cache,
+    )
+
+
+def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
+    """The sections `data` and `eval` that a model was trained with, with overrides applied."""
+    config = cli.from_plain({"data": card.data, "eval": card.evaluation})
+    only = "after training only data.* and eval.* can be overridden"
+    config = cli.override(config, argv, only=only)
+    if config.eval.batch_size < 1:
+        raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
+    return config
+
+
+def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:
+    """The split to evaluate on and its batches.
+
+    Raises:
+        UserError: its classes are not the model's.
+    """
+    opened = open_split(config.data, split)
+    if opened.spec.class_names != card.class_names:
+        raise UserError(
+            f"data set {config.data.name} does not have the model's classes",
+            got=", ".join(opened.spec.class_names),
+            expected=", ".join(card.class_names),
+        )
+    return opened, EvalPlan(opened.sizes_px, config.eval.batch_size)
+
+
+def cache_folder(config: ConfigDict) -> Path:
+    """Where prepared data and compiled programs are kept."""
+    return datasets.cache_root(config.data.cache_dir)
+
+
+def _plain(section: ConfigDict) -> dict[str, Any]:
+    return {k: v for k, v in section.items() if not isinstance(v, ConfigDict)}
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Ranges that no type can express, before anything is prepared."""
+    whole: Callable[[Any], bool] = lambda x: x >= 1  # noqa: E731
+    not_negative: Callable[[Any], bool] = lambda x: x >= 0  # noqa: E731
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "max_steps": (not_negative, "0 (none) or more"),
+        "ema_decay": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
+        "accumulate": (whole, "1 or more"),
+        "data.batch_size": (whole, "1 or more"),
+        "data.height_px": (lambda x: x >= 32, "32 or more"),
+        "data.width_px": (lambda x: x >= 32, "32 or more"),
+        "data.num_workers": (not_negative, "0 (threads) or more"),
+        "data.prefetch": (whole, "1 or more"),
+        "eval.batch_size": (whole, "1 or more"),
+        "eval.every_steps": (not_negative, "0 (at the end only) or more"),
+        "eval.num_pictures": (not_negative, "0 or more"),
+        "checkpoint.every_steps": (not_negative, "0 (at evaluations only) or more"),
+        "checkpoint.keep_last": (whole, "1 or more"),
+        "checkpoint.keep_best": (not_negative, "0 or more"),
+        "log.every_steps": (whole, "1 or more"),
+    }
+    flat = cli.flat_keys(config)
+    for key, (holds, expected) in rules.items():
+        if not holds(flat[key]):
+            raise UserError(key, got=flat[key], expected=expected)
+    for key in ("data.mean", "data.std", "loss.class_weights"):
+        if not all(isinstance(x, int | float) for x in flat[key]):
+            raise UserError(key, got=flat[key], expected="numbers")
+    if len(flat["data.mean"]) != 3 or len(flat["data.std"]) != 3 or min(flat["data.std"]) <= 0:
+        raise UserError(
+            "data.mean and data.std",
+            got=(flat["data.mean"], flat["data.std"]),
+            expected="three numbers each, std above 0",
+        )
+    if config.data.batch_size % config.accumulate:
+        raise UserError(
+            "accumulate",
+            got=config.accumulate,
+            expected=f"a divisor of data.batch_size = {config.data.batch_size}",
+        )

@@ -1,0 +1,103 @@
+"""`python -m jaxseg.data check|prepare|stats|samples --config=X`: everything one asks of a data set."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxseg import build, cli
+from jaxseg.data import check, datasets, stats
+from jaxseg.data.builders import camvid
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.inference import pictures
+
+CONFIG = cli.Flag("config", "a config file; its section data says which set", required=True)
+SPLIT = cli.Flag("split", "which images", default="train", choices=("train", "calib", "val", "test"))
+HELP = "replaces a value of the config, such as --config.data.dir=FOLDER"
+
+
+def _command(verb: str, purpose: str, *flags: cli.Flag) -> cli.Command:
+    return cli.Command(f"data {verb}", purpose, (CONFIG, *flags), config_help=HELP)
+
+
+COMMANDS = {
+    "check": _command(
+        "check",
+        "Names every file of the raw data set that training could not use; status 2 if there is one.",
+    ),
+    "prepare": _command(
+        "prepare",
+        "Makes the prepared copy that training reads (it would be made on first use anyway).",
+        cli.Flag("download", "fetch the raw set into data.dir first (camvid)", switch=True),
+    ),
+    "stats": _command("stats", "Class frequencies, and class weights ready to paste.", SPLIT),
+    "samples": _command(
+        "samples",
+        "Writes images of the set as PNG files, to look at or to predict.",
+        SPLIT,
+        cli.Flag("count", "how many", default="6"),
+        cli.Flag("output", "a folder, made if it is not there", required=True),
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """The verb comes first, flags follow."""
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = [f"  {verb:<8} {command.purpose}" for verb, command in COMMANDS.items()]
+        print("\n".join(["usage: python -m jaxseg.data VERB --config=X", "", *rows]))
+        if not argv:
+            raise UserError("data needs a verb", expected="one of " + ", ".join(COMMANDS))
+        return
+    verb, rest = argv[0], argv[1:]
+    if verb not in COMMANDS:
+        raise unknown_name("verb of data", verb, COMMANDS)
+    args = cli.parse(COMMANDS[verb], rest)
+    config = cli.override(cli.load_config(args["config"]), rest)
+    {"check": _check, "prepare": _prepare, "stats": _stats, "samples": _samples}[verb](config, args)
+
+
+def _check(config: ConfigDict, args: dict) -> None:
+    report = check.check(config.data.name, config.data.dir)
+    print(check.render(report))
+    if report.problems:
+        raise UserError(f"{len(report.problems)} problems found", do="mend or remove the files above")
+
+
+def _prepare(config: ConfigDict, args: dict) -> None:
+    if args["download"]:
+        if not config.data.name.startswith("camvid"):
+            raise UserError("--download", got=config.data.name, expected="camvid or camvid_drives")
+        if not config.data.dir:
+            raise UserError("--download needs a place", do="give --config.data.dir=FOLDER")
+        print(camvid.download_camvid(Path(config.data.dir)))
+    folder = datasets.prepare(
+        config.data.name, dir=config.data.dir, cache_dir=config.data.cache_dir
+    )
+    print(f"prepared in {folder}")
+
+
+def _stats(config: ConfigDict, args: dict) -> None:
+    split = build.open_split(config.data, args["split"])
+    print(stats.render(stats.stats(split)))
+
+
+def _samples(config: ConfigDict, args: dict) -> None:
+    if not args["count"].isdecimal() or int(args["count"]) < 1:
+        raise UserError("--count", got=repr(args["count"]), expected="a whole number, 1 or more")
+    split = build.open_split(config.data, args["split"])
+    output, count = Path(args["output"]), min(int(args["count"]), len(split))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {output}", got=error.strerror) from error
+    # Spread over the split, since neighbours of a video look alike.
+    for i in range(count):
+        example = split[i * len(split) // count]
+        pictures.write_png(output / f"{Path(example['name']).stem}.png", example["image"])
+    print(f"{count} images of {config.data.name} {args['split']} in {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

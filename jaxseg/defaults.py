@@ -1,0 +1,109 @@
+"""Every setting there is, with its default. A config file starts from here and lists what differs.
+
+    from jaxseg import defaults
+
+    def get_config():
+        config = defaults.get_config()
+        config.data.name = 'camvid'
+        ...
+        return config
+
+On the command line every value can be overridden: `--config.data.batch_size=4`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def phase(steps: int, **changes: Any) -> ConfigDict:
+    """The settings of one phase; `changes` replace values of the phase or of its optimiser."""
+    settings = ConfigDict(
+        {
+            "steps": steps,
+            # Globs over the network's parts ('block_00' .., 'head', 'aux_0'); the rest is frozen.
+            "trainable": ("*",),
+            "optim": {
+                "name": "sgd",  # sgd | adamw
+                "learning_rate": 0.01,
+                "momentum": 0.9,  # beta1 for adamw
+                "nesterov": False,
+                "beta2": 0.999,
+                "weight_decay": 1e-4,  # never on norms and biases
+                "clip_norm": 0.0,  # 0 = off
+                "backbone_multiplier": 1.0,
+                "schedule": "poly",  # poly | cosine | constant
+                "power": 0.9,
+                "warm_up_steps": 0,
+                "end_frac": 0.0,
+            },
+        }
+    )
+    settings.lock()
+    settings.optim.lock()
+    for key, value in changes.items():
+        setattr(settings if key in settings else settings.optim, key, value)
+    return settings
+
+
+def get_config() -> ConfigDict:
+    """A complete config: quarter-width DeepLabV3+ on ResNet-18, toy_street."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "max_steps": 0,  # cut the run short; 0 = none; never rescales a schedule
+            "data": {
+                "name": "toy_street",  # toy_street | camvid | camvid_drives | folder
+                "dir": "",  # raw folder in the set's published layout
+                "cache_dir": "",  # prepared copies; '' = $JAXSEG_CACHE or ~/.cache/jaxseg
+                "decoded_cache": True,  # keep decoded pixels in one memory-mapped file
+                "train_split": "train",
+                "batch_size": 8,  # over all devices and micro-batches
+                "num_workers": 0,  # processes; 0 = threads of this one
+                "prefetch": 4,  # batches ready ahead of the step
+                "height_px": 192,  # size of the training crops
+                "width_px": 256,
+                "augment": {
+                    "scale_min": 0.75,
+                    "scale_max": 1.5,
+                    "flip_prob": 0.5,
+                    "color_jitter": 0.3,  # strength of brightness, contrast, saturation; 0 = off
+                    "blur_prob": 0.0,
+                },
+                # Of RGB scaled to [0, 1]; ImageNet's by default.
+                "mean": (0.485, 0.456, 0.406),
+                "std": (0.229, 0.224, 0.225),
+            },
+            "model": {
+                "name": "deeplabv3plus_resnet18",
+                "width": 0.25,  # multiplier of all channel counts
+                "output_stride": 16,  # 8 | 16 | 32
+                "aux": False,  # auxiliary FCN head, training only
+                "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32
+            },
+            "loss": {
+                "class_weights": (),  # K numbers, see `python -m jaxseg.data stats`
+                "label_smoothing": 0.0,
+                "aux_weight": 0.4,
+            },
+            "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
+            "accumulate": 1,  # micro-batches per update
+            "parallel": {"mode": "jit"},  # jit | pmap
+            "phases": {"order": ("main",), "main": phase(1000)},
+            "eval": {
+                "split": "val",
+                "every_steps": 500,  # 0 = at the end only
+                "batch_size": 8,
+                "num_pictures": 4,  # fixed images drawn at each evaluation
+            },
+            "checkpoint": {"every_steps": 500, "keep_last": 2, "keep_best": 1},
+            "log": {"every_steps": 20, "tensorboard": True},
+        }
+    )
+    # A typing mistake in a config file raises instead of adding a key that nobody reads.
+    # Phases stay open: their names are the user's.
+    config.lock()
+    for name in ("data", "model", "loss", "parallel", "eval", "checkpoint", "log"):
+        config[name].lock()
+    config.data.augment.lock()
+    return config

@@ -1,0 +1,28 @@
+"""A user's mistake: one line that says what, got, expected and what to do. `cli.py` turns it into exit status 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Raised for mistakes in configs, names, paths, types and data; never for our own bugs.
+
+    `str(error)` is one line: "<what>: got <got>; expected <expected>; <do>".
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, do: str = ""):
+        head = what if got is None else f"{what}: got {got}"
+        parts = [head, f"expected {expected}" if expected is not None else "", do]
+        super().__init__("; ".join(" ".join(str(p).split()) for p in parts if p))
+
+
+def unknown_name(what: str, name: object, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not one of `valid`, with the nearest valid name as advice."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    return UserError(
+        f"unknown {what}",
+        got=repr(name),
+        expected="one of " + ", ".join(valid),
+        do=f"did you mean {near[0]!r}?" if near else "",
+    )

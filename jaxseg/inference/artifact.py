@@ -1,0 +1,178 @@
+"""A deployable model is one folder: `arch.json`, `variables.safetensors`, `model.json`.
+
+Reading it runs no code: JSON and raw arrays only, and every array is checked against the architecture.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from jaxseg.arch import Arch, from_json, to_json
+from jaxseg.errors import UserError
+from jaxseg.models import zoo
+
+ARCH, VARIABLES, CARD = "arch.json", "variables.safetensors", "model.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model needs besides weights, and where it comes from (`model.json`).
+
+    class_names, class_colors: K names and RGB triples.
+    mean, std: of RGB scaled to [0, 1]; the network sees (image / 255 - mean) / std.
+    data, evaluation: the config sections `data` and `eval` that it was trained with.
+    origin: step, config name, seed, jaxseg and jax versions, commit, scores: for people and records.
+    """
+
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: dict[str, Any]
+    evaluation: dict[str, Any]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(folder: Path, arch: Arch, variables: dict[str, Any], card: Card) -> None:
+    """Writes or replaces the folder; a reader sees the old one or the new one, never a mixture."""
+    folder = Path(folder)
+    fresh, old = (folder.with_name(f".{folder.name}.{x}.{os.getpid()}") for x in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        data = save_arrays({k: np.asarray(v) for k, v in flatten(variables).items()})
+        (fresh / ARCH).write_text(to_json(arch) + "\n")
+        (fresh / VARIABLES).write_bytes(data)
+        record = {"schema": SCHEMA, "sha256": hashlib.sha256(data).hexdigest(), **asdict(card)}
+        (fresh / CARD).write_text(json.dumps(record, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write model folder {folder}", got=error.strerror) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:
+    """Reads a folder written by `save_model`.
+
+    Returns:
+        (arch, {'params', 'batch_stats'} of float32 numpy arrays, card). Arrays stored in float16 are widened.
+
+    Raises:
+        UserError: a file is missing, damaged, of another schema, or does not fit the architecture.
+    """
+    folder = Path(folder)
+    record = _read_json(folder / CARD)
+    arch = from_json(_read(folder / ARCH).decode("utf-8", "replace"))
+    data = _read(folder / VARIABLES)
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"{folder / CARD} schema", got=record.get("schema"), expected=SCHEMA)
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.get("sha256"):
+        raise UserError(
+            f"{folder / VARIABLES} is damaged",
+            got=f"sha256 {found[:12]}",
+            expected=str(record.get("sha256"))[:12],
+            do="copy the folder again",
+        )
+    try:
+        arrays = load_arrays(data)
+    except SafetensorError as error:
+        raise UserError(f"{folder / VARIABLES} is not a safetensors file", got=error) from error
+    return arch, _checked(arrays, arch, folder), _card(record, folder)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {'params/block_00/conv1/kernel': array}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _checked(arrays: dict[str, np.ndarray], arch: Arch, folder: Path) -> dict[str, Any]:
+    """The arrays as float32 variables, after comparing every name and shape with the architecture."""
+    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
+    wanted = {k: v.shape for k, v in flatten(dict(template)).items()}
+    # Auxiliary heads may have been stripped; nothing else may be missing.
+    for name in sorted(wanted.keys() | arrays.keys()):
+        shape, want = arrays[name].shape if name in arrays else None, wanted.get(name)
+        if shape is None and name.split("/")[1].startswith("aux_"):
+            continue
+        if shape != want:
+            raise UserError(
+                f"{folder / VARIABLES} does not fit {ARCH} at {name}",
+                got="nothing" if shape is None else list(shape),
+                expected="nothing" if want is None else list(want),
+            )
+        if arrays[name].dtype not in (np.float32, np.float16):
+            raise UserError(
+                f"{folder / VARIABLES} at {name}",
+                got=arrays[name].dtype,
+                expected="float32 or float16",
+            )
+    return unflatten({k: v.astype(np.float32) for k, v in arrays.items()})
+
+
+def _card(record: dict[str, Any], folder: Path) -> Card:
+    try:
+        return Card(
+            class_names=tuple(record["class_names"]),
+            class_colors=tuple(tuple(c) for c in record["class_colors"]),
+            mean=tuple(record["mean"]),
+            std=tuple(record["std"]),
+            data=record["data"],
+            evaluation=record["evaluation"],
+            origin=record["origin"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CARD} is not complete", got=f"no valid {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"no model at {path.parent}: cannot read {path.name}",
+            got=error.strerror,
+            do="give a training folder with a finished evaluation, or a deployed folder",
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON", got=error) from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path}", got=type(record).__name__, expected="a JSON object")
+    return record

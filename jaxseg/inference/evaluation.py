@@ -1,0 +1,98 @@
+"""Scores of a network over a split. Memory does not grow with the number of images."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxseg.inference.predictor import Score
+from jaxseg.training.metrics import confusion_matrix, scores_from_confusion
+from jaxseg.types import Batch
+
+Watch = Callable[[Batch, np.ndarray], None]
+
+
+@dataclass
+class Tally:
+    """Sums over a split: confusion int64 [K, K] (rows truth), loss sum and count, images."""
+
+    confusion: np.ndarray
+    loss_sum: float = 0.0
+    loss_count: float = 0.0
+    num_images: int = 0
+
+    def scores(self) -> dict[str, Any]:
+        """miou, macc, aacc, iou per class, loss, num_images."""
+        loss = self.loss_sum / self.loss_count if self.loss_count else None
+        return {
+            **scores_from_confusion(self.confusion),
+            "loss": loss,
+            "num_images": self.num_images,
+        }
+
+
+def evaluate(
+    score: Score,
+    variables: Any,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    put: Callable[[Batch], Any] = jax.device_put,
+    watch: Watch | None = None,
+) -> Tally:
+    """Runs over the batches once.
+
+    Args:
+        score: from `predictor.make_score`.
+        variables: {'params', 'batch_stats'} on the device.
+        batches: padded images have weight 0 and label IGNORE_LABEL; they count for nothing.
+        num_classes: K.
+        put: places a batch on the devices.
+        watch: sees each host batch with its label maps uint8 [B, H, W], in order.
+
+    Returns:
+        The sums.
+    """
+    tally = Tally(np.zeros((num_classes, num_classes), np.int64))
+    waiting: tuple[Batch, Any] | None = None
+
+    def take(batch: Batch, answer: Any) -> None:
+        labels, loss_sum, loss_count = (np.asarray(x) for x in answer)
+        real = batch["weight"] > 0
+        tally.confusion += confusion_matrix(batch["label"][real], labels[real], num_classes)
+        tally.loss_sum += float(loss_sum)
+        tally.loss_count += float(loss_count)
+        tally.num_images += int(real.sum())
+        if watch is not None:
+            watch(batch, labels)
+
+    # One batch behind: the host counts batch t while the device works on t + 1.
+    for batch in batches:
+        on_device = put({k: batch[k] for k in ("image", "label", "weight")})
+        answer = score(variables, on_device)
+        if waiting is not None:
+            take(*waiting)
+        waiting = (batch, answer)
+    if waiting is not None:
+        take(*waiting)
+    return tally
+
+
+class Album:
+    """A `watch` that keeps the first `limit` images with their label maps, for overlays."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self.images: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        self.predictions: list[np.ndarray] = []
+
+    def __call__(self, batch: Batch, predictions: np.ndarray) -> None:
+        for i in np.flatnonzero(batch["weight"] > 0)[: self._limit - len(self.images)]:
+            # The true size: what was padded on is not part of the picture.
+            h, w = batch["size_px"][i] if "size_px" in batch else batch["label"][i].shape
+            self.images.append(np.array(batch["image"][i, :h, :w]))
+            self.labels.append(np.array(batch["label"][i, :h, :w]))
+            self.predictions.append(predictions[i, :h, :w])

@@ -1,0 +1,127 @@
+"""From uint8 images to uint8 label maps: `model = jaxseg.load(folder); labels = model(image)`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.arch import Arch
+from jaxseg.errors import UserError
+from jaxseg.inference.artifact import Card, load_model
+from jaxseg.layers.normalise import normalise
+from jaxseg.layers.resize import resize_bilinear
+from jaxseg.models import zoo
+from jaxseg.training import losses
+from jaxseg.types import Array, Batch
+
+Predict = Callable[[Any, Array], Array]
+Score = Callable[[Any, Batch], tuple[Array, Array, Array]]
+
+
+def make_predict(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Predict:
+    """Compiled (variables, image uint8 [B, H, W, 3]) -> label map uint8 [B, H, W].
+
+    Normalisation, resizing of the logits and arg-max are inside, so that only bytes cross to the device
+    and back. One compilation per shape.
+    """
+    logits_of = _logits(arch, mean, std)
+    return jax.jit(lambda variables, image: _labels(logits_of(variables, image)))
+
+
+def make_score(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Score:
+    """Compiled (variables, batch) -> (label map uint8 [B, H, W], cross-entropy sum, pixel count)."""
+    logits_of = _logits(arch, mean, std)
+
+    def score(variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
+        logits = logits_of(variables, batch["image"])
+        total, count = losses.cross_entropy(logits, batch["label"], batch["weight"])
+        return _labels(logits), total, count
+
+    return jax.jit(score)
+
+
+def _logits(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Predict:
+    module = zoo.module(arch)
+
+    def logits(variables: Any, image: Array) -> Array:
+        x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
+        return resize_bilinear(module.apply(variables, x).logits, image.shape[1:3])
+
+    return logits
+
+
+def _labels(logits: Array) -> Array:
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; call it on images.
+
+    arch, variables, card: what the folder holds (see `artifact`).
+    """
+
+    arch: Arch
+    variables: dict[str, Any]
+    card: Card
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Model":
+        """Reads a deployed folder, or the `model` folder inside a training folder.
+
+        Raises:
+            UserError: neither, or damaged.
+        """
+        return cls(*load_model(model_folder(Path(folder))))
+
+    @cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.variables)
+
+    @cached_property
+    def _predict(self) -> Predict:
+        return make_predict(self.arch, self.card.mean, self.card.std)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Label map(s) at the image's own resolution.
+
+        Args:
+            image: uint8 RGB, [H, W, 3] or [B, H, W, 3]. Every new shape compiles once.
+
+        Returns:
+            uint8 [H, W] or [B, H, W], ids into `card.class_names`.
+
+        Raises:
+            UserError: another dtype or shape.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+            raise UserError(
+                "image",
+                got=f"{image.dtype}{list(image.shape)}",
+                expected="uint8 [H, W, 3] or [B, H, W, 3], RGB",
+            )
+        batch = image if image.ndim == 4 else image[None]
+        labels = np.asarray(self._predict(self._on_device, batch))
+        return labels if image.ndim == 4 else labels[0]
+
+
+def model_folder(folder: Path, checkpoint: str = "last") -> Path:
+    """The model's folder: `folder` itself if deployed, else the one that training wrote inside it.
+
+    Args:
+        folder: a deployed folder or a training folder.
+        checkpoint: 'last' or 'best' (by val mIoU); a deployed folder has only one.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "no such folder", got=repr(str(folder)), do="give --workdir of a training run"
+        )
+    if (folder / "arch.json").exists():
+        return folder
+    return folder / ("model_best" if checkpoint == "best" else "model")

@@ -1,0 +1,82 @@
+"""Convolution: torch-style padding, NHWC maps and HWIO kernels, and an exchangeable operation."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg.arch import LayerSpec, NumbersArch
+from jaxseg.layers.norm import batch_norm
+from jaxseg.types import Array
+
+ConvOp = Callable[..., Array]
+"""(x, kernel, *, stride, dilation, groups) -> y, shapes as `conv2d`."""
+
+_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_small_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "normal")
+
+
+def conv2d(
+    x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> Array:
+    """2-D convolution with zero padding of dilation * (k - 1) // 2 on both sides, as in torch.
+
+    Args:
+        x: [B, H, W, C], floating.
+        kernel: [kh, kw, C // groups, D], odd kh and kw, same dtype.
+        stride, dilation, groups: as in torch's conv2d; the same for both axes.
+
+    Returns:
+        [B, ceil(H / stride), ceil(W / stride), D], same dtype.
+    """
+    padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+class Conv(nn.Module):
+    """One `LayerSpec`: convolution, bias and batch norm where the spec has them, no activation.
+
+    Variables: params kernel (float32 HWIO), bias, norm/{scale, bias}; batch_stats norm/{mean, var}.
+
+    spec:      the layer.
+    numbers:   dtype of the computation, constants of the norm.
+    conv_op:   the convolution; integer arithmetic and own gradients enter here.
+    axis_name: pmap axis over which batch norm shares its statistics, or None.
+    """
+
+    spec: LayerSpec
+    numbers: NumbersArch
+    conv_op: ConvOp = conv2d
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D] in the compute dtype."""
+        spec, dtype = self.spec, jnp.dtype(self.numbers.compute)
+        # Where no norm rescales the output (logits), He's gain would start far from uniform
+        # classes; there the standard deviation is that of torch's default.
+        init = _he_fan_out if spec.norm else _small_fan_in
+        kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
+        y = self.conv_op(
+            x.astype(dtype),
+            kernel.astype(dtype),
+            stride=spec.stride,
+            dilation=spec.dilation,
+            groups=spec.groups,
+        )
+        if spec.bias:
+            bias = self.param("bias", nn.initializers.zeros, (spec.out_channels,), jnp.float32)
+            y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+        if spec.norm:
+            norm = batch_norm(self.numbers, self.axis_name, name="norm")
+            y = norm(y, use_running_average=not train)
+        return y

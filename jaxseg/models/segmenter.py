@@ -1,0 +1,122 @@
+"""The family 'segmenter': a chain of blocks over one feature map, with heads on some of its maps."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg.arch import Arch, BackboneArch, BlockSpec, block_name
+from jaxseg.errors import unknown_name
+from jaxseg.layers.conv import ConvOp, conv2d
+from jaxseg.models import heads, resnet
+from jaxseg.types import Array, Outputs
+
+KINDS = {**resnet.KINDS}
+"""Every kind of backbone block: name -> Kind. A new backbone adds its own here."""
+
+
+def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
+    """The spec of every block of `backbone`, for an image of 3 channels.
+
+    Raises:
+        UserError: a kind of block or a number of widths that does not exist.
+    """
+    specs, channels, stride = [], 3, 1
+    for i, block in enumerate(backbone.blocks):
+        if block.kind not in KINDS:
+            raise unknown_name("kind of block", block.kind, KINDS)
+        specs.append(KINDS[block.kind].spec(block_name(i), block, channels, stride))
+        channels, stride = specs[-1].out_channels, specs[-1].out_stride
+    return tuple(specs)
+
+
+def blocks(arch: Arch) -> tuple[BlockSpec, ...]:
+    """Specs in the order of variables: block_00 .., head, aux_0 .., exit_0 ...
+
+    Raises:
+        UserError: something in `arch` that does not exist or does not fit.
+    """
+    backbone = backbone_blocks(arch.backbone)
+    taps = {spec.name: heads.Tap(spec.out_channels, spec.out_stride) for spec in backbone}
+    named = [("head", "head", arch.head)]
+    named += [(f"aux_{i}", "aux", head) for i, head in enumerate(arch.aux)]
+    named += [(f"exit_{i}", "exit", head) for i, head in enumerate(arch.exits)]
+    return backbone + tuple(
+        heads.head_spec(name, role, head, taps, arch.num_classes) for name, role, head in named
+    )
+
+
+class Segmenter(nn.Module):
+    """Normalised image [B, H, W, 3] -> Outputs.
+
+    Variables are flat: one top-level entry per spec, 'block_00' .. 'head', 'aux_0', 'exit_0'. The
+    carry between blocks is one feature map; the carry of block 0 is the image.
+
+    arch:      the architecture.
+    conv_op:   the convolution of every layer, see `layers.conv.ConvOp`.
+    axis_name: pmap axis of batch statistics, or None (jit, also over a mesh).
+    frozen:    top-level names that always run in eval mode.
+    """
+
+    arch: Arch
+    conv_op: ConvOp = conv2d
+    axis_name: str | None = None
+    frozen: tuple[str, ...] = ()
+
+    def setup(self):
+        # setattr names a submodule; it makes its variables on first use, so a run over some of the
+        # blocks needs the variables of those only.
+        for spec in blocks(self.arch):
+            kinds = KINDS if spec.role == "backbone" else heads.KINDS
+            module = kinds[spec.kind].module
+            setattr(self, spec.name, module(spec, self.arch.numbers, self.conv_op, self.axis_name))
+
+    def run(
+        self, carry: Array, start: int, stop: int, train: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """Blocks start .. stop - 1.
+
+        Args:
+            carry: result of block start - 1, or the normalised image for start = 0.
+            start, stop: a range of backbone blocks.
+            train: batch norm uses and updates batch statistics.
+
+        Returns:
+            (carry, taps): the result of block stop - 1; name -> feature map [B, h, w, C] in the
+            compute dtype, for the blocks of the range that any head, auxiliary head or exit reads.
+        """
+        arch = self.arch
+        wanted = {t for head in (arch.head, *arch.aux, *arch.exits) for t in head.inputs}
+        taps = {}
+        for name in map(block_name, range(start, stop)):
+            carry = getattr(self, name)(carry, train and name not in self.frozen)
+            if name in wanted:
+                taps[name] = carry
+        return carry, taps
+
+    def score(self, name: str, taps: Mapping[str, Array], train: bool = False) -> Array:
+        """float32 [B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..)."""
+        head = getattr(self, name)
+        inputs = tuple(taps[t] for t in head.spec.inputs)
+        return head(inputs, train and name not in self.frozen).astype(jnp.float32)
+
+    def answer(self, taps: Mapping[str, Array], train: bool = False) -> Outputs:
+        """All heads on the taps of a whole run; auxiliary ones in training only."""
+        arch = self.arch
+        # Initialising makes the variables of everything, whatever the mode.
+        num_aux = len(arch.aux) if train or self.is_initializing() else 0
+        return Outputs(
+            logits=self.score("head", taps, train),
+            aux={n: self.score(n, taps, train) for n in map("aux_{}".format, range(num_aux))},
+            exits={
+                n: self.score(n, taps, train) for n in map("exit_{}".format, range(len(arch.exits)))
+            },
+        )
+
+    def __call__(self, image: Array, train: bool = False) -> Outputs:
+        """[B, H, W, 3], normalised, any float dtype -> Outputs.
+
+        With `train` pass mutable=['batch_stats'] and rngs={'dropout': key}.
+        """
+        _, taps = self.run(image, 0, len(self.arch.backbone.blocks), train)
+        return self.answer(taps, train)

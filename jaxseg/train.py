@@ -1,0 +1,33 @@
+"""`python -m jaxseg.train --config=configs/X.py --workdir=W [--config.a.b=value ...]`; resumes by itself."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxseg import build, cli, runtime
+from jaxseg.training import run
+
+COMMAND = cli.Command(
+    "train",
+    "Trains a network. The same command goes on where it stopped.",
+    (
+        cli.Flag("config", "a config file, such as configs/quickstart.py", required=True),
+        cli.Flag("workdir", "the run's folder, made if it is not there", required=True),
+    ),
+    config_help="replaces a value of the config",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses, builds, trains."""
+    args = cli.parse(COMMAND, argv)
+    config = cli.override(cli.load_config(args["config"]), argv)
+    runtime.use_compilation_cache(build.cache_folder(config) / "xla")
+    plan = build.training_plan(config, name=Path(args["config"]).stem)
+    workdir = Path(args["workdir"])
+    record = run.train(workdir, plan)
+    print(f"done: step {record['step']}, {record['wall_s']:.0f} s; model in {workdir / 'model'}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,88 @@
+"""Segmentation metrics from sums and counts.
+
+Void rule: pixels whose ground truth is IGNORE_LABEL are left out; the network predicts K classes, never
+void. mIoU is taken from ONE confusion matrix over the whole split at the label's own resolution; a class
+absent from labels and predictions alike has no IoU (None) and is left out of the mean.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.types import IGNORE_LABEL, Array
+
+
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Host side, int64 (float32 stops counting at 2^24 pixels, eight 2048x1024 images).
+
+    Args:
+        label: integer, any shape, ids 0..K-1 or IGNORE_LABEL.
+        prediction: integer, same shape, ids 0..K-1.
+        num_classes: K.
+
+    Returns:
+        int64 [K, K]; rows are the truth, columns the prediction.
+    """
+    valid = label != IGNORE_LABEL
+    pairs = label[valid].astype(np.int64) * num_classes + prediction[valid]
+    counts = np.bincount(pairs, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes)
+
+
+def class_sums(label: Array, prediction: Array, num_classes: int) -> dict[str, Array]:
+    """Device side: the 3K sums that give IoU, of one batch.
+
+    int32 is enough for one batch (2^31 pixels); the host adds batches up in int64.
+
+    Args:
+        label: integer [B, H, W], ids 0..K-1 or IGNORE_LABEL.
+        prediction: integer [B, H, W], ids 0..K-1.
+        num_classes: K.
+
+    Returns:
+        {'hit', 'true', 'predicted'}, each int32 [K].
+    """
+    is_true = jax.nn.one_hot(label, num_classes, dtype=jnp.bool_)  # void is all zeros
+    counted = jnp.where(label == IGNORE_LABEL, IGNORE_LABEL, prediction.astype(jnp.int32))
+    is_predicted = jax.nn.one_hot(counted, num_classes, dtype=jnp.bool_)
+    pixels = tuple(range(label.ndim))
+    return {
+        "hit": jnp.sum(is_true & is_predicted, axis=pixels, dtype=jnp.int32),
+        "true": jnp.sum(is_true, axis=pixels, dtype=jnp.int32),
+        "predicted": jnp.sum(is_predicted, axis=pixels, dtype=jnp.int32),
+    }
+
+
+def scores(hit: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """mIoU, mean class accuracy, pixel accuracy and IoU per class, from sums over a whole split.
+
+    Args:
+        hit: [K] pixels of class k predicted as k.
+        true: [K] pixels whose truth is k.
+        predicted: [K] pixels predicted as k.
+
+    Returns:
+        {'miou', 'macc', 'aacc': float or None, 'iou': list of K floats or None}, all in [0, 1].
+    """
+    hit, true, predicted = (np.asarray(x, np.float64) for x in (hit, true, predicted))
+    union = true + predicted - hit
+    iou = np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+    accuracy = np.divide(hit, true, out=np.full_like(hit, np.nan), where=true > 0)
+
+    def mean(values: np.ndarray) -> float | None:
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if known.size else None
+
+    return {
+        "miou": mean(iou),
+        "macc": mean(accuracy),
+        "aacc": float(hit.sum() / true.sum()) if true.sum() > 0 else None,
+        "iou": [None if np.isnan(x) else float(x) for x in iou],
+    }
+
+
+def scores_from_confusion(confusion: np.ndarray) -> dict[str, Any]:
+    """`scores` of a confusion matrix int64 [K, K] (rows truth, columns prediction)."""
+    return scores(np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0))

@@ -1,0 +1,108 @@
+"""Optimisers and learning-rate schedules.
+
+An optimiser is split in two: `direction` (an optax transformation, no learning rate in it) and
+`learning_rate` (a function of the step within the phase). The train step multiplies them, so the rate
+never hides in optimiser state and a resumed or shortened run cannot drift from its schedule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.types import Array
+
+OPTIMISERS = ("sgd", "adamw")
+SCHEDULES = ("poly", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """What one phase optimises with.
+
+    learning_rate: peak rate, of the heads.
+    backbone_multiplier: rate of `block_*` relative to the heads.
+    weight_decay: L2 added to the gradient for SGD, decoupled for AdamW; never on norms and biases.
+    clip_norm: global gradient norm above which gradients are scaled down; 0 = off.
+    warm_up_steps: linear from 0 to the peak, counted in steps of the phase.
+    end_frac: last rate as a fraction of the peak.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta2: float = 0.999
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.0
+    backbone_multiplier: float = 1.0
+    schedule: str = "poly"
+    power: float = 0.9
+    warm_up_steps: int = 0
+    end_frac: float = 0.0
+
+    def __post_init__(self):
+        if self.name not in OPTIMISERS:
+            raise unknown_name("optimiser", self.name, OPTIMISERS)
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for field in ("learning_rate", "weight_decay", "clip_norm", "warm_up_steps"):
+            if getattr(self, field) < 0:
+                raise UserError(f"optim.{field}", got=getattr(self, field), expected="0 or more")
+
+
+def learning_rate(optim: Optim, steps: int) -> Callable[[Array], Array]:
+    """The schedule of a phase of `steps` steps: int32 step in phase -> float32 rate.
+
+    poly: peak * (1 - t/T)^power; cosine: half a period; both after the warm-up and down to end_frac.
+    """
+    if optim.warm_up_steps >= max(steps, 1) and optim.warm_up_steps > 0:
+        raise UserError(
+            "optim.warm_up_steps", got=optim.warm_up_steps, expected=f"fewer than the {steps} steps"
+        )
+    span = max(steps - optim.warm_up_steps, 1)
+
+    def rate(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        t = jnp.clip((step - optim.warm_up_steps) / span, 0.0, 1.0)
+        if optim.schedule == "poly":
+            shape = (1.0 - t) ** optim.power
+        elif optim.schedule == "cosine":
+            shape = 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+        else:
+            shape = jnp.ones_like(t)
+        if optim.schedule != "constant":
+            shape = optim.end_frac + (1.0 - optim.end_frac) * shape
+        warm = jnp.clip((step + 1.0) / max(optim.warm_up_steps, 1), 0.0, 1.0)
+        return optim.learning_rate * jnp.where(step < optim.warm_up_steps, warm, shape)
+
+    return rate
+
+
+def direction(optim: Optim) -> optax.GradientTransformation:
+    """Gradients -> ascent direction per unit of learning rate, for the trained half of the parameters."""
+
+    def decayed(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
+    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
+    if optim.name == "sgd":
+        momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
+        return optax.chain(clip, decay, momentum if optim.momentum else optax.identity())
+    return optax.chain(clip, optax.scale_by_adam(b1=optim.momentum, b2=optim.beta2), decay)
+
+
+def apply_direction(
+    optim: Optim, params: dict[str, Array], updates: dict[str, Array], rate: Array
+) -> dict[str, Array]:
+    """Params - rate * multiplier * updates, the multiplier chosen by the top-level name."""
+
+    def moved(name: str) -> Array:
+        scaled = rate * (optim.backbone_multiplier if name.startswith("block_") else 1.0)
+        return jax.tree.map(lambda p, u: p - scaled * u, params[name], updates[name])
+
+    return {name: moved(name) for name in params}

@@ -1,0 +1,117 @@
+"""Where a run is written down: terminal, JSON lines, TensorBoard, pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from jaxseg.arch import Arch
+from jaxseg.errors import UserError
+from jaxseg.inference import pictures
+from jaxseg.training.curves import draw_curves
+from jaxseg.training.loop import Window
+from jaxseg.training.metrics import scores as to_scores
+from jaxseg.training.phases import Phase
+from jaxseg.training.terminal import Terminal
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number; raised before anything is saved."""
+
+
+class Report:
+    """The loop's reporter. `log.jsonl` holds one JSON object per line with `kind` and `step`.
+
+    A resumed run drops lines past its checkpoint, so that no step is told twice.
+    """
+
+    def __init__(self, folder: Path, terminal: Terminal, *, step: int, tensorboard: bool = True):
+        self._folder, self._terminal = folder, terminal
+        self._log_path = folder / "log.jsonl"
+        self.lines = [x for x in read_log(self._log_path) if x["step"] <= step]
+        self._log_path.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
+        (folder / "pictures").mkdir(exist_ok=True)
+        self._board = (
+            SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if tensorboard else None
+        )
+
+    def phase(self, step: int, phase: Phase, arch: Arch) -> None:
+        """A phase begins (or goes on after a resume)."""
+        trained = ", ".join(phase.trainable)
+        self._terminal.say(f"phase {phase.name}: up to {phase.steps} steps, training {trained}")
+        self._write("phase", step, {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)})
+
+    def train(self, step: int, window: Window) -> None:
+        """One log line.
+
+        Raises:
+            Diverged: loss or gradient norm is not finite.
+        """
+        sums = {
+            key: np.sum([np.asarray(x[key], np.float64) for x in window.sums], axis=0)
+            for key in window.sums[0]
+        }
+        values = {
+            "loss": float(sums["loss_sum"] / max(sums["loss_count"], 1e-9)),
+            "miou": to_scores(sums["hit"], sums["true"], sums["predicted"])["miou"],
+            "grad_norm": float(sums["grad_norm_sum"] / sums["steps"]),
+            "learning_rate": float(sums["rate_sum"] / sums["steps"]),
+            "images_per_s": window.images / window.wall_s,
+            "wait_frac": window.wait_s / window.wall_s,
+            "train_macs": window.macs,
+        }
+        if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
+            raise Diverged(
+                f"training diverged near step {step}: loss {values['loss']}, gradient norm "
+                f"{values['grad_norm']}; lower the learning rate or set optim.clip_norm, "
+                "then start again in a new --workdir"
+            )
+        self._write("train", step, values)
+        self._terminal.train(step, values, window)
+
+    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
+        """Scores, plus the overlays of fixed images that came with them."""
+        sheet = scores.pop("sheet", None)
+        self._write("eval", step, scores)
+        self._terminal.evaluated(step, scores)
+        if sheet is not None:
+            pictures.write_png(self._folder / "pictures" / f"overlays_{step:07d}.png", sheet)
+            if self._board:
+                self._board.add_image("overlays", sheet, step, dataformats="HWC")
+        draw_curves(self.lines, self._folder / "pictures" / "curves.png")
+
+    def close(self) -> None:
+        """Flushes TensorBoard and clears the live line."""
+        if self._board:
+            self._board.close()
+        self._terminal.close()
+
+    def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        line = {"kind": kind, "step": step, **values}
+        self.lines.append(line)
+        with self._log_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: another line is not JSON.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path} line {number} is not JSON", do="move the file away") from error
+    return parsed

@@ -1,0 +1,185 @@
+"""The supervised train step: pure, the same under jit over a mesh and under pmap."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg.arch import Arch
+from jaxseg.errors import UserError
+from jaxseg.layers.normalise import normalise
+from jaxseg.layers.resize import resize_bilinear
+from jaxseg.models import zoo
+from jaxseg.training import losses, metrics, partition
+from jaxseg.training.optim import apply_direction, direction, learning_rate
+from jaxseg.training.phases import Phase, Step
+from jaxseg.training.state import TrainState
+from jaxseg.types import Array, Batch, Outputs
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy on the final answer, plus `aux_weight` times that of every auxiliary head."""
+
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+    aux_weight: float = 0.4
+
+    def __post_init__(self):
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UserError(
+                "loss.label_smoothing", got=self.label_smoothing, expected="a number in [0, 1)"
+            )
+        if any(w <= 0 for w in self.class_weights):
+            raise UserError(
+                "loss.class_weights", got=self.class_weights, expected="positive numbers only"
+            )
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array, Array]:
+        """(sum, count, prediction int32 [B, H, W]), answers resized to the label's grid first."""
+        size = batch["label"].shape[1:3]
+
+        def one(logits: Array) -> tuple[Array, Array, Array]:
+            full = resize_bilinear(logits, size)
+            total, count = losses.cross_entropy(
+                full,
+                batch["label"],
+                batch["weight"],
+                class_weights=self.class_weights,
+                label_smoothing=self.label_smoothing,
+            )
+            return total, count, full
+
+        total, count, full = one(outputs.logits)
+        for name in sorted(outputs.aux):
+            total = total + self.aux_weight * one(outputs.aux[name])[0]
+        return total, count, jnp.argmax(full, axis=-1)
+
+
+def supervised(
+    arch: Arch,
+    phase: Phase,
+    *,
+    loss: Loss,
+    mean: Sequence[float],
+    std: Sequence[float],
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> Step:
+    """Makes the step of a plainly supervised phase.
+
+    Under jit over a mesh the batch is one global array, so sums, counts and batch norm statistics are
+    global by themselves (axis_name None). Under pmap `axis_name` makes them so.
+
+    Args:
+        arch: architecture in force.
+        phase: what is trained, with which optimiser and schedule.
+        loss: (Outputs, Batch) -> (sum, count, prediction).
+        mean, std: per channel, of images scaled to [0, 1].
+        ema_decay: decay of the average of weights and statistics, 0 = none.
+        accumulate: micro-batches per update; the loss still has the whole batch's denominator, batch norm
+            sees one micro-batch at a time. Unrolled: XLA's convolution gradients are slow inside a scan.
+        axis_name: pmap axis, or None.
+    """
+    names = [spec.name for spec in zoo.blocks(arch)]
+    module = zoo.module(
+        arch, axis_name=axis_name, frozen=partition.frozen_names(names, phase.trainable)
+    )
+    tx = direction(phase.optim)
+    rate_at = learning_rate(phase.optim, phase.steps)
+    dtype = jnp.dtype(arch.numbers.compute)
+
+    def psum(tree: Any) -> Any:
+        return jax.lax.psum(tree, axis_name) if axis_name else tree
+
+    def pmean(tree: Any) -> Any:
+        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def forward(trained, frozen, stats, batch, key, count):
+        """One micro-batch: its share of the loss, and what comes along."""
+        variables = {"params": partition.merge(trained, frozen), "batch_stats": stats}
+        image = normalise(batch["image"], mean, std, dtype)
+        outputs, updated = module.apply(
+            variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        total, _, prediction = loss(outputs, batch)
+        total = psum(total)
+        sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)
+        return losses.mean(total, count), (total, sums, updated.get("batch_stats", stats))
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        if axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        trained, frozen = partition.split(state.params, phase.trainable)
+        # The denominator needs labels only, so it is known before the first micro-batch.
+        weights = losses.pixel_weights(
+            batch["label"], batch["weight"], loss.class_weights, num_classes=arch.num_classes
+        )
+        count = psum(jnp.sum(weights))
+
+        stats, grads, total, sums = state.batch_stats, None, 0.0, None
+        for i, micro in enumerate(_micro_batches(batch, accumulate)):
+            if grads is not None:
+                # Ties the next forward pass to this gradient, so that only one set of activations lives.
+                micro, grads = jax.lax.optimization_barrier((micro, grads))
+            (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(forward, has_aux=True)(
+                trained, frozen, stats, micro, jax.random.fold_in(key, i), count
+            )
+            total = total + part
+            add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
+            grads, sums = add(grads, part_grads), add(sums, part_sums)
+        grads = pmean(grads)
+
+        rate = rate_at(state.phase_step)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        trained = apply_direction(phase.optim, trained, updates, rate)
+        new = state.replace(
+            step=state.step + 1,
+            phase_step=state.phase_step + 1,
+            params=partition.merge(trained, frozen),
+            batch_stats=stats,
+            opt_state=opt_state,
+        )
+        if state.ema is not None:
+            new = new.replace(ema=_average(state.ema, new, phase.trainable, ema_decay))
+        return new, {
+            "loss_sum": total,
+            "loss_count": count,
+            "grad_norm_sum": optax.global_norm(grads),
+            "rate_sum": rate,
+            "steps": jnp.ones((), jnp.int32),
+            **psum(sums),
+        }
+
+    return step
+
+
+def _micro_batches(batch: Batch, parts: int) -> list[Batch]:
+    """The batch cut into `parts` equal pieces along B."""
+    size = batch["image"].shape[0]
+    if size % parts:
+        raise UserError(
+            "accumulate", got=parts, expected=f"a divisor of the {size} images on each device"
+        )
+    cut: Callable[[Array, int], Array] = lambda x, i: x[i * size // parts : (i + 1) * size // parts]  # noqa: E731
+    return [{k: cut(v, i) for k, v in batch.items()} for i in range(parts)]
+
+
+def _average(ema: dict, state: TrainState, patterns: Sequence[str], decay: float) -> dict:
+    """Exponential average of trained parts; young averages forget their random start faster."""
+    t = state.step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+    new = {"params": state.params, "batch_stats": state.batch_stats}
+
+    def part(kind: str, name: str) -> Any:
+        if not partition.is_trainable(name, patterns):
+            return ema[kind][name]
+        mix = lambda a, b: decay * a + (1.0 - decay) * b  # noqa: E731
+        return jax.tree.map(mix, ema[kind][name], new[kind][name])
+
+    return {kind: {name: part(kind, name) for name in ema[kind]} for kind in ema}

@@ -1,0 +1,19 @@
+"""Strict from the start: two fake devices, rank promotion raises, warnings are errors (pyproject.toml)."""
+
+import os
+
+# One thread per test process would change nothing but speed; two processes on two cores fight less so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Prepared data of tests never mixes with the user's."""
+    os.environ["JAXSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
