@@ -13,7 +13,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def private_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Prepared data of tests never mixes with the user's."""
-    os.environ["JAXSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def private_caches(tmp_path_factory: pytest.TempPathFactory):
+    """Prepared data of tests never mixes with the user's; programs compile once for all test processes."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    os.environ["JAXSEG_CACHE"] = str(shared / "cache")
+    jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     yield

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxseg.data.datasets import DatasetSpec
 
-from jaxseg.models import zoo
+from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch, NumbersArch
 from jaxseg.types import IGNORE_LABEL
 
 NUM_CLASSES = 3
@@ -41,9 +41,20 @@ class FakeSplit:
         return {"image": image, "label": label, "name": self.names[i]}
 
 
-def small_arch(**options):
-    """An eighth of ResNet-18 with an FCN head: 8 to 64 channels."""
-    return zoo.named("fcn_resnet18", NUM_CLASSES, width=0.125, **options)
+def small_arch(*, aux: bool = False, compute: str = "float32", dropout: float = 0.1) -> Arch:
+    """A stem, two residual blocks and an FCN head: every mechanism of the zoo, quick to compile."""
+    blocks = (
+        BlockArch("resnet_stem", (8,)),
+        BlockArch("basic", (8, 8)),
+        BlockArch("basic", (16, 16), stride=2),
+    )
+    return Arch(
+        num_classes=NUM_CLASSES,
+        backbone=BackboneArch("tiny", blocks),
+        head=HeadArch("fcn", ("block_02",), (8,), dropout=dropout),
+        aux=(HeadArch("fcn", ("block_01",), (8,), dropout=dropout),) if aux else (),
+        numbers=NumbersArch(compute=compute),
+    )
 
 
 def batch(n: int = 4, height_px: int = 32, width_px: int = 32, seed: int = 0) -> dict:

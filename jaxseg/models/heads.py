@@ -56,7 +56,7 @@ def fcn_head(backbone: BackboneArch, at: str | None = None, dropout: float = 0.1
 
 
 def aux_head(backbone: BackboneArch, at: str, dropout: float = 0.1) -> HeadArch:
-    """torchvision's auxiliary head: an FCN head on `at`, the end of the third stage."""
+    """The auxiliary head of torchvision: an FCN head on `at`, the end of the third stage."""
     return fcn_head(backbone, at, dropout)
 
 

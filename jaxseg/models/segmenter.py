@@ -1,4 +1,4 @@
-"""The family 'segmenter': a chain of blocks over one feature map, with heads on some of its maps."""
+"""The family 'segmenter': a chain of blocks over one feature map, with heads on some maps."""
 
 from collections.abc import Mapping
 

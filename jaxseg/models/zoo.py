@@ -58,13 +58,19 @@ def init(arch: Arch, key: jax.Array, height_px: int = 64, width_px: int = 64) ->
         key: random key.
         height_px, width_px: image that shapes are traced with; variables do not depend on it.
     """
+    return _initialiser(arch, height_px, width_px)(key)
+
+
+# Nearly all of the time is compiling a sampler per kernel, so the program is kept.
+@functools.lru_cache(maxsize=8)
+def _initialiser(arch: Arch, height_px: int, width_px: int) -> Callable[[jax.Array], Any]:
     net = module(arch)
 
     @jax.jit  # no result depends on the forward pass, so XLA drops it
     def variables(key: jax.Array) -> dict[str, Any]:
         return net.init(key, jnp.zeros((1, height_px, width_px, 3), jnp.float32))
 
-    return variables(key)
+    return variables
 
 
 # --- Named networks ---

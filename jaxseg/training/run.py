@@ -116,7 +116,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
             plan.train_split,
             phase.plan,
             plan.augment,
-            seed=plan.seed,
+            seed=phase.plan.seed,
             start=first,
             stop=last,
             num_workers=plan.num_workers,

@@ -150,7 +150,7 @@ def supervised(
         return new, {
             "loss_sum": total,
             "loss_count": count,
-            "grad_norm_sum": optax.global_norm(grads),
+            "grad_norm_sum": optax.tree.norm(grads),
             "rate_sum": rate,
             "steps": jnp.ones((), jnp.int32),
             **psum(sums),

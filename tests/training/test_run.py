@@ -148,18 +148,18 @@ def test_first_phase_trains_the_head_only(tmp_path):
 
 
 def narrowed_block(arch, keep):
-    """`arch` whose block_08 has `keep` inner channels."""
+    """`arch` whose block_02 has `keep` inner channels."""
     blocks = list(arch.backbone.blocks)
-    blocks[8] = replace(blocks[8], widths=(keep, blocks[8].widths[1]))
+    blocks[2] = replace(blocks[2], widths=(keep, blocks[2].widths[1]))
     return replace(arch, backbone=replace(arch.backbone, blocks=tuple(blocks)))
 
 
-def narrow(arch, state, *, keep=24):
-    """Keeps the first inner channels of block_08, in every tree that has them."""
+def narrow(arch, state, *, keep=12):
+    """Keeps the first inner channels of block_02, in every tree that has them."""
 
     def cut(path, leaf):
         names = [str(getattr(p, "key", getattr(p, "name", ""))) for p in path]
-        if "block_08" not in names or not getattr(leaf, "ndim", 0):
+        if "block_02" not in names or not getattr(leaf, "ndim", 0):
             return leaf
         if "conv1" in names:
             return leaf[..., :keep]
@@ -183,8 +183,8 @@ def test_a_phase_may_change_every_shape_and_resumes_exactly(tmp_path, fresh_opti
     pieces = run_in_pieces(tmp_path / "pieces", make, (2, 3, 4, 6))
     assert whole["state_digest"] == pieces["state_digest"]
     arch, variables, _ = load_model(tmp_path / "pieces" / "model")
-    assert arch == narrowed_block(small_arch(), 24)
-    assert variables["params"]["block_08"]["conv1"]["kernel"].shape[-1] == 24
+    assert arch == narrowed_block(small_arch(), 12)
+    assert variables["params"]["block_02"]["conv1"]["kernel"].shape[-1] == 12
     wide_macs = 3 * run.train(tmp_path / "one", plan([phase("wide", 1)]))["train_macs"]
     assert wide_macs < whole["train_macs"] < wide_macs * 7 / 3
 

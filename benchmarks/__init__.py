@@ -1,0 +1,1 @@
+"""Slow evidence: each experiment is a module with CLAIM, SEEDS and ARMS; `benchmarks/run.py` runs them."""

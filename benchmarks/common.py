@@ -1,0 +1,33 @@
+"""What experiments share: training and scoring through the public commands, as a user would."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxseg import bench, evaluate, train
+
+
+def trained(config: str, workdir: Path, *overrides: str) -> dict[str, Any]:
+    """Trains configs/<config>.py (or goes on) and returns `run.json`."""
+    train.main([f"--config=configs/{config}.py", f"--workdir={workdir}", *overrides])
+    return json.loads((workdir / "run.json").read_text())
+
+
+def scored(workdir: Path, split: str, *overrides: str) -> dict[str, Any]:
+    """Evaluates on a split and returns `metrics_<split>.json`."""
+    evaluate.main([f"--workdir={workdir}", f"--split={split}", *overrides])
+    return json.loads((workdir / f"metrics_{split}.json").read_text())
+
+
+def timed(workdir: Path, *flags: str) -> dict[str, Any]:
+    """Times inference and returns `bench.json`."""
+    bench.main([f"--workdir={workdir}", *flags])
+    return json.loads((workdir / "bench.json").read_text())
+
+
+def summary(run: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A row: mIoU per split from the last checkpoint, and what training cost."""
+    row: dict[str, Any] = {f"{split}_miou": s["miou"] for split, s in scores.items()}
+    row |= {f"{split}_aacc": s["aacc"] for split, s in scores.items()}
+    row |= {"steps": run["step"], "train_macs": run["train_macs"], "train_wall_s": run["wall_s"]}
+    return row | {"state_digest": run["state_digest"], "commit": run["commit"]}

@@ -1,0 +1,79 @@
+"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b]`.
+
+An experiment is `benchmarks/NAME.py` with
+    CLAIM:  what the rows are meant to show, in one sentence,
+    SEEDS:  the seeds,
+    ARMS:   name -> function (seed, workdir, data) -> row (JSON values).
+Rows are written to results/NAME.json as they come, so a stopped run loses nothing, and a faster machine can fill
+in what is missing. One record holds rows of one device only; rows of another device are refused.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxseg import runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ("toy_street", "camvid")
+
+
+def main() -> int:
+    """Runs what is asked and missing; 0 when the record is complete, 3 when the budget ended first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
+    parser.add_argument("name", choices=EXPERIMENTS)
+    parser.add_argument("--only-missing", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--budget-min", type=float, default=float("inf"), help="start no arm after")
+    parser.add_argument("--data", default="", help="raw folder of the data set, where it needs one")
+    parser.add_argument("--arms", default="", help="comma-separated; default all")
+    args = parser.parse_args()
+    start_s = time.monotonic()
+    experiment = importlib.import_module(f"benchmarks.{args.name}")
+    runtime.use_compilation_cache(Path.home() / ".cache" / "jaxseg" / "xla")
+    path = ROOT / "results" / f"{args.name}.json"
+    record = _open(path, experiment, args.name, keep=args.only_missing)
+    arms = args.arms.split(",") if args.arms else list(experiment.ARMS)
+    complete = True
+    for seed in experiment.SEEDS:
+        for arm in arms:
+            if any(r["arm"] == arm and r["seed"] == seed for r in record["rows"]):
+                continue
+            if time.monotonic() - start_s > 60 * args.budget_min:
+                complete = False
+                continue
+            print(f"== {args.name}: {arm}, seed {seed}", flush=True)
+            workdir = ROOT / "runs" / "benchmarks" / args.name / arm / str(seed)
+            begin_s = time.monotonic()
+            row = experiment.ARMS[arm](seed, workdir, args.data)
+            wall_s = round(time.monotonic() - begin_s, 1)
+            record["rows"].append({"arm": arm, "seed": seed, "wall_s": wall_s, **row})
+            record["rows"].sort(key=lambda r: (r["arm"], r["seed"]))
+            path.write_text(json.dumps(record, indent=1) + "\n")
+            print(json.dumps(record["rows"][-1] | {"arm": arm}), flush=True)
+    return 0 if complete else 3
+
+
+def _open(path: Path, experiment: Any, name: str, *, keep: bool) -> dict[str, Any]:
+    """A new record, or the old one with its rows when they come from this device."""
+    now = runtime.provenance()
+    record = {
+        "claim": experiment.CLAIM,
+        "command": f"python -m benchmarks.run {name}",
+        **now,
+        "seeds": list(experiment.SEEDS),
+        "rows": [],
+    }
+    if keep and path.exists():
+        old = json.loads(path.read_text())
+        if old["device"] != now["device"]:
+            sys.exit(f"error: {path} holds rows of {old['device']}, this is {now['device']}")
+        record["rows"] = old["rows"]
+    return record
+
+
+if __name__ == "__main__":
+    sys.exit(main())

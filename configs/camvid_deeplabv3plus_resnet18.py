@@ -1,0 +1,25 @@
+"""DeepLabV3+ on ResNet-18 from scratch, CamVid 480x360; sized for 30 minutes on 2 CPU cores.
+
+Command:  python -m jaxseg.train --config=configs/camvid_deeplabv3plus_resnet18.py --workdir=W
+              --config.data.dir=CAMVID_FOLDER                            (literature protocol, evaluates on val)
+          ... --config.data.name=camvid_drives --config.eval.split=test  (fit on two drives, test on the third)
+          Both with their record: python -m benchmarks.run camvid --data=CAMVID_FOLDER
+Hardware: 2 CPU cores.  Time: not measured.  mIoU: not measured.
+
+The schedule is cut to the machine, not to the task: with a GPU give phases.main.steps=30000 and model.width=1.
+"""
+
+from jaxseg import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.data.name = "camvid"
+    config.data.height_px, config.data.width_px = 192, 256
+    config.data.augment.scale_min, config.data.augment.scale_max = 0.5, 1.5
+    config.model.name, config.model.width = "deeplabv3plus_resnet18", 0.5
+    config.phases.main = defaults.phase(
+        1000, name="adamw", learning_rate=2e-3, weight_decay=1e-4, warm_up_steps=50
+    )
+    config.eval.every_steps, config.checkpoint.every_steps = 500, 250
+    return config

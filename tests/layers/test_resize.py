@@ -1,0 +1,66 @@
+"""Bilinear resizing against a float64 reference, its gradient against the transpose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.layers.resize import resize_bilinear
+
+CASES = [
+    ((6, 8), (24, 32)),  # whole factor
+    ((5, 7), (33, 50)),  # odd, no whole factor
+    ((9, 11), (4, 5)),  # smaller: still no antialiasing
+    ((1, 1), (3, 4)),
+    ((6, 8), (6, 16)),
+    ((6, 8), (6, 8)),
+]
+
+
+def reference(x, size):
+    """Per output pixel, from the definition (half-pixel centres, clamped at the border)."""
+    x = x.astype(np.float64)
+    (h, w), (height, width) = x.shape[1:3], size
+    y = np.zeros((x.shape[0], height, width, x.shape[3]))
+    for i, j in np.ndindex(height, width):
+        u = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
+        v = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
+        for a, b in np.ndindex(h, w):
+            weight = max(0, 1 - abs(u - a)) * max(0, 1 - abs(v - b))
+            if weight:
+                y[:, i, j] += weight * x[:, a, b]
+    return y
+
+
+@pytest.mark.parametrize("small, large", CASES)
+def test_equals_the_definition(small, large):
+    x = np.random.default_rng(0).normal(size=(2, *small, 3)).astype(np.float32)
+    y = jax.jit(lambda x: resize_bilinear(x, large))(x)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, reference(x, large), atol=2e-6)
+
+
+@pytest.mark.parametrize("small, large", CASES)
+def test_gradient_is_the_transpose(small, large):
+    rng = np.random.default_rng(0)
+    x, t = (rng.normal(size=(2, *s, 3)).astype(np.float32) for s in (small, large))
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(resize_bilinear(x, large) * t)))(x)
+    # <resize(basis vector), t> for every input cell of one channel of one image
+    basis = np.eye(small[0] * small[1], dtype=np.float32).reshape(-1, *small, 1)
+    expected = np.tensordot(reference(basis, large)[..., 0], t[1, ..., 2], 2).reshape(small)
+    np.testing.assert_allclose(grad[1, ..., 2], expected, atol=1e-4)
+
+
+def test_forward_mode_agrees_with_the_map_itself():
+    rng = np.random.default_rng(0)
+    x, dx = (rng.normal(size=(1, 5, 7, 2)).astype(np.float32) for _ in range(2))
+    y, dy = jax.jvp(lambda x: resize_bilinear(x, (12, 9)), (x,), (dx,))
+    np.testing.assert_array_equal(y, resize_bilinear(x, (12, 9)))
+    np.testing.assert_allclose(dy, resize_bilinear(dx, (12, 9)), atol=1e-6)
+
+
+def test_bfloat16_is_resized_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 1)), jnp.bfloat16)
+    y = resize_bilinear(x, (9, 9))
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, reference(np.asarray(x, np.float32), (9, 9)), atol=2e-6)

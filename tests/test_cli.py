@@ -1,0 +1,167 @@
+"""A user's mistake is one line that says what, got, expected and what to do; status 2; no traceback."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxseg import bench, cli, defaults, evaluate, predict, train
+from jaxseg.data import __main__ as data
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+
+
+def run(main, *argv, capsys):
+    status = cli.run(main, [str(a) for a in argv])
+    return status, capsys.readouterr()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Config files with every kind of mistake in them."""
+    head = "from jaxseg import defaults\ndef get_config():\n    c = defaults.get_config()\n"
+    texts = {
+        "syntax": "def get_config(:\n",
+        "none": "x = 1\n",
+        "list": "def get_config():\n    return []\n",
+        "typo": head + "    c.data.bacth_size = 4\n    return c\n",
+        "type": head + "    c.seed = 'one'\n    return c\n",
+        "crash": head + "    return c.nothing[0]\n",
+        "import": "import no_such_package\n",
+        "order": head + "    c.phases.order = ('main', 'mian')\n    return c\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    return tmp_path
+
+
+MISTAKES = [
+    # flags
+    (train, ["--workdir=W"], "--config is missing"),
+    (train, [QUICKSTART], "--workdir is missing"),
+    (train, [QUICKSTART, "--wrokdir=W"], "did you mean 'workdir'"),
+    (train, [QUICKSTART, "--workdir=W", "extra"], "expected flags only"),
+    (evaluate, ["--workdir=W", "--split=vla"], "--split=vla"),
+    (bench, ["--workdir=W", QUICKSTART], "either --workdir or --config"),
+    (bench, [QUICKSTART, "--batch=0"], "whole number, 1 or more"),
+    (data, ["chekc", QUICKSTART], "did you mean 'check'"),
+    (data, [], "needs a verb"),
+    # config files
+    (train, ["--config=configs/quickstrat.py", "--workdir=W"], "quickstart.py'"),
+    (train, ["--config={files}/syntax.py", "--workdir=W"], "syntax.py line 1"),
+    (train, ["--config={files}/none.py", "--workdir=W"], "get_config"),
+    (train, ["--config={files}/list.py", "--workdir=W"], "ConfigDict"),
+    (train, ["--config={files}/typo.py", "--workdir=W"], "batch_size"),
+    (train, ["--config={files}/type.py", "--workdir=W"], "type.py line 4"),
+    (train, ["--config={files}/crash.py", "--workdir=W"], "crash.py line 4"),
+    (train, ["--config={files}/import.py", "--workdir=W"], "no_such_package"),
+    (train, ["--config={files}/order.py", "--workdir=W"], "did you mean 'main'"),
+    # keys and types
+    (train, [QUICKSTART, "--workdir=W", "--config.sed=1"], "did you mean 'seed'"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.nmae=x"], "did you mean 'data.name'"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data=3"], "is a section"),
+    (train, [QUICKSTART, "--workdir=W", "--config.seed=one"], "expected int"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.decoded_cache=maybe"], "expected bool"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.mean=(1,"], "expected tuple"),
+    (train, [QUICKSTART, "--workdir=W", "--config.seed"], "Missing value"),
+    # names and values
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.data.name=toystreet"],
+        "did you mean 'toy_street'",
+    ),
+    (train, [QUICKSTART, "--workdir=W", "--config.model.name=resnet18"], "unknown network"),
+    (train, [QUICKSTART, "--workdir=W", "--config.model.output_stride=7"], "8, 16 or 32|one of 8"),
+    (train, [QUICKSTART, "--workdir=W", "--config.model.compute=float16"], "bfloat16"),
+    (train, [QUICKSTART, "--workdir=W", "--config.parallel.mode=pjit"], "jit"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.phases.main.optim.name=sdg"],
+        "did you mean 'sgd'",
+    ),
+    (train, [QUICKSTART, "--workdir=W", "--config.phases.main.optim.schedule=ploy"], "'poly'"),
+    (train, [QUICKSTART, "--workdir=W", "--config.phases.main.steps=0"], "1 or more"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.phases.main.trainable=('haed',)"],
+        "matches no part",
+    ),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.batch_size=0"], "1 or more"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.batch_size=3"], "multiple of the 2 devices"),
+    (train, [QUICKSTART, "--workdir=W", "--config.accumulate=3"], "divisor"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=(1,2)"], "one per class"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=('a',)"], "expected numbers"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.label_smoothing=1.5"], r"\[0, 1\)"),
+    (train, [QUICKSTART, "--workdir=W", "--config.ema_decay=1.0"], r"\[0, 1\)"),
+    (train, [QUICKSTART, "--workdir=W", "--config.data.train_split=trian"], "did you mean 'train'"),
+    # folders and files
+    (train, [QUICKSTART, "--workdir=W", "--config.data.name=camvid"], "data.dir|layout"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.data.name=folder", "--config.data.dir=/nowhere"],
+        "/nowhere",
+    ),
+    (evaluate, ["--workdir=/nowhere"], "no such folder"),
+    (evaluate, ["--workdir={files}"], "no model at"),
+    (predict, ["--workdir={files}", "--input=x", "--output=y"], "no model at"),
+]
+
+
+@pytest.mark.parametrize("command, argv, says", MISTAKES)
+def test_mistakes(command, argv, says, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    argv = [a.replace("{files}", str(files)).replace("=W", f"={tmp_path / 'w'}") for a in argv]
+    status, printed = run(command.main, *argv, capsys=capsys)
+    assert status == cli.MISTAKE, printed.err
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+    import re
+
+    assert re.search(says, printed.err), printed.err
+
+
+def test_help_is_not_a_mistake(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(train.main, "--help", capsys=capsys)
+    assert stop.value.code == 0
+
+
+def test_a_bug_keeps_its_traceback(capsys):
+    def broken(argv):
+        raise ZeroDivisionError("ours")
+
+    status, printed = run(broken, capsys=capsys)
+    assert status == cli.FAILED and "ZeroDivisionError" in printed.err
+
+
+def test_overrides_reach_every_type():
+    argv = [
+        "--config.seed=3",
+        "--config.data.decoded_cache=false",
+        "--config.phases.main.optim.learning_rate=1",
+        "--config.loss.class_weights=(1.0,2.0)",
+        "--config.data.name",
+        "camvid",
+        "--workdir=W",
+    ]
+    config = cli.override(defaults.get_config(), argv)
+    assert (config.seed, config.data.decoded_cache, config.data.name) == (3, False, "camvid")
+    assert config.phases.main.optim.learning_rate == 1.0
+    assert config.loss.class_weights == (1.0, 2.0)
+    own, overrides = cli.split_overrides(argv)
+    assert own == ["--workdir=W"] and len(overrides) == 6
+
+
+def test_plain_values_round_trip_through_json():
+    config = defaults.get_config()
+    plain = json.loads(json.dumps(cli.to_plain(config)))
+    assert cli.from_plain(plain).to_dict() == config.to_dict()
+
+
+def test_defaults_are_locked():
+    config = defaults.get_config()
+    with pytest.raises(AttributeError):
+        config.data.nmae = "x"
+    with pytest.raises(AttributeError):
+        config.phases.main.optim.lr = 1.0
