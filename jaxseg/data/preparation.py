@@ -14,7 +14,7 @@ from jaxseg.data import pairs as pairing
 from jaxseg.data import store, toy_street
 from jaxseg.data.builders.base import FolderBuilder, PairBuilder
 from jaxseg.data.builders.toy_street import ToyStreet, example_name
-from jaxseg.data.pairs import Inspected, Pair, Problem, RawFolder
+from jaxseg.data.pairs import Inspected, Problem, RawFolder
 from jaxseg.data.progress import Tell, reporting
 from jaxseg.data.spec import DatasetSpec
 from jaxseg.data.split import Split
@@ -34,9 +34,6 @@ def prepare_raw(
     Raises:
         UserError: bad files, an empty split, or a full disk.
     """
-    for split, pairs in raw.pairs.items():
-        if not pairs and not raw.problems:
-            raise UserError(f"split {split} in {raw.root} is empty")
     files = [file for pairs in raw.pairs.values() for p in pairs for file in (p.image, p.label)]
     files += [problem.file for problem in raw.problems]
     facts = (builder.name, str(builder.VERSION), raw.spec.label_map.tobytes().hex())
@@ -79,9 +76,10 @@ def inspect_all(
     """Inspects every pair of every split, two at a time (decoding runs outside Python's lock).
 
     Returns:
-        By split what was found, and all problems, partners that are missing first.
+        By split what was found, and all problems, missing partners and empty splits first.
     """
     problems = list(raw.problems)
+    problems += [Problem(s, "split without images") for s, pairs in raw.pairs.items() if not pairs]
     found: dict[str, list[Inspected]] = {}
     allowed = raw.spec.allowed
     with ThreadPoolExecutor(2) as threads:

@@ -35,7 +35,7 @@ class DatasetSpec:
 
     @property
     def allowed(self) -> np.ndarray:
-        """bool [256]: the raw values that may occur."""
+        """The raw values that may occur, bool [256]."""
         return (self.label_map < self.num_classes) | (self.label_map == IGNORE_LABEL)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jaxseg.data.builders.base import FolderBuilder
-
+from jaxseg.data.builders.camvid_download import download_camvid as download_camvid
 from jaxseg.data.pairs import Pair, Problem, RawFolder, match
 from jaxseg.data.spec import DatasetSpec, identity_map
 from jaxseg.errors import UserError

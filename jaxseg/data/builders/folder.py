@@ -4,13 +4,14 @@ Images are PNG or JPEG of any size. Labels are PNG with class ids in the pixel v
 count, not its colours); 255 is ignored. An optional `classes.txt` has one class per line: `name` or `name r g b`.
 """
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxseg.data import images
+from jaxseg.data import images, store
 from jaxseg.data.builders.base import FolderBuilder
 from jaxseg.data.pairs import Pair, Problem, RawFolder, match
 from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec, distinct_colors, identity_map
@@ -60,7 +61,8 @@ def _classes(
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     path = root / "classes.txt"
     if not path.is_file():
-        count = _count_classes(root, [pair for split in pairs.values() for pair in split])
+        labels = tuple(pair.label for split in pairs.values() for pair in split)
+        count = _count_classes(root, labels, store.fingerprint(root, labels))
         return tuple(f"class_{k}" for k in range(count)), distinct_colors(count)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -88,12 +90,18 @@ def _classes(
     return tuple(names), tuple(colors)
 
 
-def _count_classes(root: Path, pairs: list[Pair]) -> int:
-    """1 + the largest value that is not IGNORE_LABEL. Bad files count for nothing: the check names them."""
+@functools.lru_cache(maxsize=4)
+def _count_classes(root: Path, labels: tuple[str, ...], fingerprint: str) -> int:
+    """1 + the largest value that is not IGNORE_LABEL. Bad files count for nothing: the check names them.
 
-    def largest(pair: Pair) -> int:
+    A program asks several times (what are the classes, open train, open val); `fingerprint` is there so that the
+    remembered answer is only for these very files.
+    """
+    del fingerprint
+
+    def largest(file: str) -> int:
         try:
-            data = (root / pair.label).read_bytes()
+            data = (root / file).read_bytes()
             header = images.read_header(data)
             if images.size_faults(header) or images.label_faults(header):
                 return -1
@@ -103,7 +111,7 @@ def _count_classes(root: Path, pairs: list[Pair]) -> int:
         return int(seen[seen < IGNORE_LABEL].max(initial=-1))
 
     with ThreadPoolExecutor(2) as threads:
-        count = 1 + max(threads.map(largest, pairs), default=-1)
+        count = 1 + max(threads.map(largest, labels), default=-1)
     if not 1 <= count <= MAX_CLASSES:
         raise UserError(
             f"classes counted from {root}/labels",

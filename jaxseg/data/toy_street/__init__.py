@@ -1,4 +1,7 @@
-import sys, numpy as np
+import sys
+
+import numpy as np
+
 SPLITS = {'train': 700, 'calib': 100, 'val': 100, 'test': 500}
 VERSION='1.0.0'; HEIGHT_PX, WIDTH_PX = 192, 256
 CLASS_NAMES = tuple('abcdefghijk'); CLASS_COLORS = tuple((i*20, 255-i*20, i) for i in range(11))

@@ -1,0 +1,99 @@
+"""`python -m jaxseg.data check`: names every raw file that training could not use, and never stops at the first."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxseg.data import preparation
+from jaxseg.data.builders import camvid, folder, toy_street
+from jaxseg.data.datasets import NAMES
+from jaxseg.data.pairs import Problem, RawFolder
+from jaxseg.data.progress import Tell, reporting
+from jaxseg.errors import unknown_name
+from jaxseg.types import IGNORE_LABEL
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    name, dir:   of the data set.
+    class_names: K names.
+    problems:    one line each; a file may have several. Empty: the set can be prepared.
+    num_images:  split -> pairs of image and label.
+    sizes_px:    the (height, width) that occur, with how many images have them.
+    num_pixels:  int64 [K + 1], pixels by class over all splits, the ignored last.
+    """
+
+    name: str
+    dir: str
+    class_names: tuple[str, ...]
+    problems: list[Problem]
+    num_images: dict[str, int]
+    sizes_px: dict[tuple[int, int], int]
+    num_pixels: np.ndarray
+
+
+def check(name: str, dir: str = "", *, on_progress: Tell | None = None) -> Report:
+    """Reads and decodes every file of a raw data set, two at a time; memory does not grow with the set.
+
+    The set can be prepared exactly if this finds no problem: preparation makes the same inspection.
+
+    Args:
+        name: of the data set. dir: its raw folder.
+        on_progress: (what, done, total); None shows it on stderr.
+
+    Raises:
+        UserError: unknown name, or the folder has not the set's layout at all.
+    """
+    if name not in NAMES:
+        raise unknown_name("data set", name, NAMES)
+    if name == "toy_street":
+        spec = toy_street.spec()
+        none = np.zeros(len(spec.class_names) + 1, np.int64)
+        return Report(name, "", spec.class_names, [], {}, {}, none)
+    raw = folder.raw_folder(dir) if name == "folder" else camvid.raw_folder(dir)
+    with reporting(on_progress, f"checking {name}") as tell:
+        found, problems = preparation.inspect_all(raw, tell)
+    sizes: dict[tuple[int, int], int] = {}
+    values = np.zeros(256, np.int64)
+    for results in found.values():
+        for result in results:
+            sizes[result.size_px] = sizes.get(result.size_px, 0) + 1
+            values += result.values
+    counts = {split: len(pairs) for split, pairs in raw.pairs.items()}
+    sizes.pop((0, 0), None)
+    return Report(
+        name, str(dir), raw.spec.class_names, problems, counts, sizes, _by_class(raw, values)
+    )
+
+
+def render(report: Report) -> str:
+    """The report as text: problems one a line, then a summary."""
+    if report.name == "toy_street":
+        return "toy_street is generated: there are no files to check"
+    lines = [f"{problem.file}: {problem.what}" for problem in report.problems]
+    counts = ", ".join(f"{split} {count}" for split, count in report.num_images.items())
+    lines.append(f"{report.name} in {report.dir}: {counts} images with labels")
+    most = sorted(report.sizes_px.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in most[:5])
+    lines.append(f"sizes in px: {shown}" + (f", {len(most) - 5} more" if len(most) > 5 else ""))
+    total = max(int(report.num_pixels.sum()), 1)
+    names = (*report.class_names, "ignored")
+    wide = max(len(name) for name in names)
+    for name, count in zip(names, report.num_pixels.tolist(), strict=True):
+        absent = "" if count or name == "ignored" else "  never occurs"
+        lines.append(f"  {name:<{wide}} {100 * count / total:7.3f} % of pixels{absent}")
+    files = len({problem.file for problem in report.problems})
+    bad = f"{len(report.problems)} problems in {files} files" if files else "no problems"
+    return "\n".join([*lines, bad])
+
+
+def _by_class(raw: RawFolder, values: np.ndarray) -> np.ndarray:
+    """Raw values int64 [256] -> classes int64 [K + 1]; values that must not occur are left out."""
+    num_classes = raw.spec.num_classes
+    counts = np.zeros(num_classes + 1, np.int64)
+    for value in np.flatnonzero(raw.spec.allowed):
+        target = int(raw.spec.label_map[value])
+        counts[num_classes if target == IGNORE_LABEL else target] += values[value]
+    return counts
