@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     if bool(args["workdir"]) == bool(args["config"]):
         raise UserError("bench", expected="either --workdir or --config")
+    batch, rounds = _whole(args, "batch"), _whole(args, "rounds")
     if args["workdir"]:
         arch, variables, card = load_model(model_folder(Path(args["workdir"])))
         config = build.evaluation_config(card, argv)
@@ -51,10 +52,10 @@ def main(argv: Sequence[str]) -> None:
         variables,
         mean,
         std,
-        batch=_whole(args, "batch"),
+        batch=batch,
         height_px=_whole(args, "height", config.data.height_px),
         width_px=_whole(args, "width", config.data.width_px),
-        rounds=_whole(args, "rounds"),
+        rounds=rounds,
     )
     record = {"schema": 1, **result, "jax": jax.__version__, **runtime.provenance()}
     path = Path(args["output"]) if args["output"] else folder / "bench.json"

@@ -40,6 +40,8 @@ def training_plan(config: ConfigDict, *, name: str) -> Plan:
     parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
     spec = datasets.describe(config.data.name, config.data.dir)
     arch = architecture(config, spec)
+    # A dry run: a mistake in any phase is found before data is prepared, let alone after a day of training.
+    phases(config, arch, 1, parallel.axis_name)
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     return Plan(
@@ -109,7 +111,6 @@ def phases(
     for i, name in enumerate(order):
         settings = named[name]
         trainable = tuple(settings.trainable)
-        # Now and not after the first phase: a typing mistake in the last phase must not cost a day.
         steps.partition.frozen_names(names, trainable)
         phase = Phase(
             name=name,
@@ -150,7 +151,14 @@ def card(config: ConfigDict, spec: datasets.DatasetSpec, name: str) -> Card:
 
 
 def open_split(data: ConfigDict, split: str) -> datasets.Split:
-    """A split of the data set that the section `data` names; prepared on first use."""
+    """A split of the data set that the section `data` names; prepared on first use.
+
+    Raises:
+        UserError: the set has no such split (said before anything is prepared).
+    """
+    splits = datasets.describe(data.name, data.dir).splits
+    if split not in splits:
+        raise unknown_name(f"split of {data.name}", split, splits)
     return datasets.open_split(
         data.name,
         split,

@@ -100,10 +100,9 @@ def get_config() -> ConfigDict:
             "log": {"every_steps": 20, "tensorboard": True},
         }
     )
-    # A typing mistake in a config file raises instead of adding a key that nobody reads.
-    # Phases stay open: their names are the user's.
+    # A typing mistake in a config file raises instead of adding a key that nobody reads. Only the phases stay
+    # open: their names are the user's.
     config.lock()
-    for name in ("data", "model", "loss", "parallel", "eval", "checkpoint", "log"):
-        config[name].lock()
-    config.data.augment.lock()
+    config.phases.unlock()
+    config.phases.main.lock()
     return config

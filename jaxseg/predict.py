@@ -8,7 +8,7 @@ from jaxseg import cli, runtime
 from jaxseg.data import datasets
 from jaxseg.errors import UserError
 from jaxseg.inference.folder import predict_folder
-from jaxseg.inference.predictor import Model, model_folder
+from jaxseg.inference.predictor import Model
 
 COMMAND = cli.Command(
     "predict",
@@ -27,7 +27,7 @@ COMMAND = cli.Command(
 def main(argv: Sequence[str]) -> None:
     """Parses, loads, predicts; unreadable files are reported after all others are done."""
     args = cli.parse(COMMAND, argv)
-    model = Model.load(model_folder(Path(args["workdir"]), args["checkpoint"]))
+    model = Model.load(args["workdir"], args["checkpoint"])
     runtime.use_compilation_cache(datasets.cache_root(model.card.data["cache_dir"]) / "xla")
     done, failed = predict_folder(model, Path(args["input"]), Path(args["output"]), say=print)
     print(f"{done} images segmented into {args['output']}")

@@ -7,6 +7,7 @@ workers and any number of hosts give the same batches, and there is no iterator 
 import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,14 +32,16 @@ class Stream(Iterator[Batch]):
     ):
         """Args: number of the batch -> batch; first and last + 1; worker processes; batches ahead."""
         if workers < 0 or ahead < 1:
-            raise UserError("data.num_workers, data.prefetch", got=(workers, ahead), expected="0+, 1+")
-        self._closed, self._workers = False, workers
+            raise UserError(
+                "data.num_workers, data.prefetch", got=(workers, ahead), expected="0+, 1+"
+            )
+        self._workers = workers
         source = grain.MapDataset.range(start, stop).map(make)
         if not workers:
             _one_opencv_thread()
             threads = min(ahead, len(os.sched_getaffinity(0)))
             options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-            self._batches: Any = iter(source.to_iter_dataset(options))
+            self._open(iter(source.to_iter_dataset(options)))
             return
         if not flags.FLAGS.is_parsed():
             # grain's workers read absl flags, which only an absl program parses by itself.
@@ -53,7 +56,12 @@ class Stream(Iterator[Batch]):
         processes = grain.MultiprocessingOptions(
             num_workers=workers, per_worker_buffer_size=-(-ahead // workers)
         )
-        self._batches = iter(piped.mp_prefetch(processes, worker_init_fn=_start_worker))
+        self._open(iter(piped.mp_prefetch(processes, worker_init_fn=_start_worker)))
+
+    def _open(self, batches: Any) -> None:
+        self._batches = batches
+        # At the end of a program at the latest, while what closing needs is still there.
+        self._finalizer = weakref.finalize(self, batches.close)
 
     def __next__(self) -> Batch:
         """The next batch.
@@ -73,10 +81,9 @@ class Stream(Iterator[Batch]):
 
     def close(self) -> None:
         """Stops reading ahead; may be called twice."""
-        if self._closed:
+        if not self._finalizer.alive:
             return
-        self._closed = True
-        self._batches.close()
+        self._finalizer()
         self._batches = iter(())
         if self._workers:
             # The queues' semaphores go with the objects, and those refer to each other.
@@ -113,7 +120,9 @@ def train_stream(
         process_index, process_count: each host gets its contiguous part of every batch.
     """
     part = _part(plan.batch_size, process_index, process_count)
-    return Stream(_MakeTraining(split, plan, part, augment, seed), start, stop, num_workers, prefetch)
+    return Stream(
+        _MakeTraining(split, plan, part, augment, seed), start, stop, num_workers, prefetch
+    )
 
 
 def eval_stream(

@@ -1,7 +1,5 @@
 """From a raw set to its prepared copy: inspect every pair, write ArrayRecord, and decode once if asked to."""
 
-import contextlib
-import io
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,9 +68,7 @@ def prepare_toy_street(cache: Path, on_progress: Tell | None) -> Path:
     return store.make_once(final, make)
 
 
-def inspect_all(
-    raw: RawFolder, tell: Tell
-) -> tuple[dict[str, list[Inspected]], list[Problem]]:
+def inspect_all(raw: RawFolder, tell: Tell) -> tuple[dict[str, list[Inspected]], list[Problem]]:
     """Inspects every pair of every split, two at a time (decoding runs outside Python's lock).
 
     Returns:
@@ -137,9 +133,7 @@ def _write(builder: PairBuilder, staging: Path, columns: dict[str, Columns]) -> 
     """Lets TFDS write its files under `staging`, then the index."""
     tfds.disable_progress_bar()
     scratch = staging / "downloads"
-    # TFDS prints to stdout, which belongs to the answers of our commands.
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=str(scratch))
+    builder.download_and_prepare(download_dir=str(scratch))
     shutil.rmtree(scratch, ignore_errors=True)
     store.write_index(staging, f"{builder.name}/{builder.version}", columns)
 

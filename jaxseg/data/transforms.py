@@ -70,7 +70,9 @@ class Augment:
         y = _window(image.shape[0], size_px[0], factor, where_y)
         x = _window(image.shape[1], size_px[1], factor, where_x)
         # The part that will be seen is cut out first, so that resizing and colours touch little.
-        image, label = resize(image[y.source, x.source], label[y.source, x.source], (y.size, x.size))
+        image, label = resize(
+            image[y.source, x.source], label[y.source, x.source], (y.size, x.size)
+        )
         if flip < self.flip_prob:
             image, label = image[:, ::-1], label[:, ::-1]
         if self.color_jitter:
@@ -78,7 +80,9 @@ class Augment:
             image = jitter(image, *gains)
         if blur < self.blur_prob:
             low, high = BLUR_SIGMA_PX
-            image = cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), low + sigma * (high - low))
+            image = cv2.GaussianBlur(
+                np.ascontiguousarray(image), (0, 0), low + sigma * (high - low)
+            )
         return pad(image, label, size_px, self.fill, at=(y.start, x.start))
 
 
@@ -114,12 +118,11 @@ def pad(
     return canvas, labels
 
 
-def jitter(
-    image: np.ndarray, brightness: float, contrast: float, saturation: float
-) -> np.ndarray:
+def jitter(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
     """Saturation about each pixel's luma, contrast about the mean luma, brightness about black.
 
-    All three are affine in RGB, so they are one 3x4 matrix and one pass; rounded and clipped to uint8.
+    All three are affine in RGB, so they are one 3x4 matrix and one pass; clipped to uint8, and within 1 of the
+    exact value (OpenCV's fixed point).
     """
     luma_mean = float(image.reshape(-1, 3).mean(axis=0) @ LUMA)
     matrix = np.empty((3, 4))

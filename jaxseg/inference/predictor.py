@@ -71,13 +71,16 @@ class Model:
     card: Card
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Model":
-        """Reads a deployed folder, or the `model` folder inside a training folder.
+    def load(cls, folder: str | Path, checkpoint: str = "last") -> "Model":
+        """Reads a deployed folder, or the folder that training wrote inside its own.
+
+        Args:
+            folder: either of them. checkpoint: 'last' or 'best', see `model_folder`.
 
         Raises:
             UserError: neither, or damaged.
         """
-        return cls(*load_model(model_folder(Path(folder))))
+        return cls(*load_model(model_folder(Path(folder), checkpoint)))
 
     @cached_property
     def _on_device(self) -> Any:

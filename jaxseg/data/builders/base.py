@@ -45,6 +45,12 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The examples of a split, in order."""
         raise NotImplementedError
 
+    def _log_download_bytes(self) -> None:
+        """TFDS would print to stdout, which belongs to the answers of our commands."""
+
+    def _log_download_done(self) -> None:
+        """As above."""
+
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             # Bytes are stored as they are: a JPEG stays a JPEG.

@@ -1,0 +1,72 @@
+"""Colours of things. Families are shared between the classes on purpose: no colour gives a class away."""
+
+from jaxseg.data.toy_street.dice import Dice
+
+Color = tuple[float, float, float]
+"""Red, green, blue in 0..255, before light."""
+
+FAMILIES: dict[str, tuple[Color, Color]] = {
+    "grey": ((70, 70, 72), (190, 190, 192)),
+    "brick": ((92, 46, 36), (184, 98, 76)),
+    "brown": ((70, 52, 36), (150, 116, 86)),
+    "beige": ((146, 132, 104), (224, 210, 180)),
+    "white": ((196, 196, 196), (244, 244, 240)),
+    "dark": ((22, 22, 26), (66, 66, 74)),
+    "green": ((36, 60, 26), (122, 152, 78)),
+    "blue": ((46, 66, 112), (142, 172, 206)),
+    "red": ((132, 22, 22), (206, 52, 46)),
+    "yellow": ((170, 130, 32), (232, 202, 82)),
+}
+"""From dark to light."""
+
+MIXES: dict[str, dict[str, int]] = {
+    "wall": dict(grey=28, brick=20, beige=14, white=9, brown=8, green=8, blue=6, dark=5, yellow=2),
+    "roof": dict(grey=30, brick=30, brown=15, dark=15, green=5, blue=5),
+    "road": dict(grey=56, dark=12, brown=9, brick=9, beige=10, green=2, blue=2),
+    "pavement": dict(grey=50, brick=15, beige=15, dark=8, brown=8, green=2, blue=2),
+    "paint": dict(grey=24, white=15, dark=16, red=10, blue=11, green=8, brick=5, beige=7, yellow=4),
+    "cloth": dict(
+        dark=22, grey=20, blue=14, brown=8, red=8, green=9, white=7, beige=6, yellow=3, brick=3
+    ),
+    "leaf": dict(green=68, brown=12, brick=8, yellow=5, dark=7),
+    "post": dict(grey=45, dark=18, green=12, brown=15, white=10),
+    "fence": dict(brown=24, grey=26, green=16, white=14, dark=14, brick=6),
+    "sign": dict(red=24, blue=22, white=18, yellow=14, green=12, grey=6, brown=4),
+}
+"""What is made of which families, by weight."""
+
+SKIN = ((232, 190, 160), (198, 150, 116), (150, 104, 76), (96, 66, 50))
+GLASS = ((60, 70, 80), (40, 44, 50), (120, 135, 150), (90, 96, 100))
+MARKING = (214, 212, 204)
+
+
+class Palette:
+    """Colours of one town. A town with a theme wears one family on everything, now and then."""
+
+    def __init__(self, dice: Dice) -> None:
+        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, green=1, none=8))
+        self._strength = dice.between(0.4, 0.8)
+
+    def color(self, dice: Dice, mix: str) -> Color:
+        """A colour for something of that mix."""
+        family = dice.weighted(MIXES[mix])
+        if self._theme != "none" and mix != "sign" and dice.chance(self._strength):
+            family = self._theme
+        return shade_of(dice, family)
+
+
+def shade_of(dice: Dice, family: str) -> Color:
+    """A colour of the family: anywhere between its ends, slightly off the line."""
+    low, high = FAMILIES[family]
+    t = dice.unit()
+    return tuple(a + (b - a) * t + dice.between(-7, 7) for a, b in zip(low, high, strict=True))
+
+
+def scaled(color: Color, factor: float) -> Color:
+    """Brighter or darker."""
+    return (color[0] * factor, color[1] * factor, color[2] * factor)
+
+
+def mixed(a: Color, b: Color, t: float) -> Color:
+    """`a` at t = 0, `b` at t = 1."""
+    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
