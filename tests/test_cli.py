@@ -73,7 +73,11 @@ MISTAKES = [
         "did you mean 'toy_street'",
     ),
     (train, [QUICKSTART, "--workdir=W", "--config.model.name=resnet18"], "unknown network"),
-    (train, [QUICKSTART, "--workdir=W", "--config.model.output_stride=7"], "expected one of \\(8, 16, 32\\)"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.model.output_stride=7"],
+        "expected one of \\(8, 16, 32\\)",
+    ),
     (train, [QUICKSTART, "--workdir=W", "--config.model.compute=float16"], "bfloat16"),
     (train, [QUICKSTART, "--workdir=W", "--config.parallel.mode=pjit"], "jit"),
     (

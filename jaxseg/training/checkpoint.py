@@ -25,8 +25,13 @@ class Checkpoints:
             raise UserError("checkpoint.keep_last", got=keep_last, expected="1 or more")
         kept = [policies.LatestN(keep_last)]
         if keep_best:
-            # Reverse order: orbax keeps the last of the sorted list; steps without a score never count.
-            kept.append(policies.BestN(get_metric_fn=lambda m: m["miou"], n=keep_best))
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics["miou"],
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         self.folder = Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,

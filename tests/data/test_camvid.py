@@ -1,4 +1,4 @@
-"""The real CamVid, where it is at hand: counts, frequencies, our protocol; and the download against a made-up archive."""
+"""The real CamVid, where it is at hand; and the download, against made-up archives."""
 
 import hashlib
 import io

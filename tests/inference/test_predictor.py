@@ -1,5 +1,7 @@
 """Label maps: equal to a plain float64-free reading of the network, any shape, whole folders."""
 
+import tracemalloc
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -77,3 +79,24 @@ def test_nothing_to_segment_is_said(model, tmp_path):
         folders.predict_folder(model, tmp_path, tmp_path / "out", say=print)
     with pytest.raises(UserError, match="existing file or folder"):
         folders.predict_folder(model, tmp_path / "nowhere", tmp_path / "out", say=print)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model):
+    score = make_score(model.arch, CARD.mean, CARD.std)
+
+    def batches(n):
+        for seed in range(n):
+            yield batch(2, 64, 64, seed=seed)
+
+    def peak_bytes(n):
+        evaluate(score, model.variables, batches(2), 3)  # compiled, caches warm
+        tracemalloc.start()
+        tally = evaluate(score, model.variables, batches(n), 3, watch=Album(2))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert tally.num_images == 2 * n
+        return peak
+
+    few, many = peak_bytes(5), peak_bytes(100)
+    one_batch = 2 * 64 * 64 * 4
+    assert many < few + 2 * one_batch

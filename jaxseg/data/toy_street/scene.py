@@ -162,7 +162,8 @@ class Bicyclist:
 @dataclass(frozen=True)
 class Post:
     """kind 'lamp', 'wood', 'bollard', 'signals' (traffic lights), or a sign's: 'round', 'triangle',
-    'octagon', 'square', 'board' (two posts), 'name'."""
+    'octagon', 'square', 'board' (two posts), 'name'.
+    """
 
     x_m: float
     z_m: float
