@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.errors import RunFailed, UserError, unknown_name
 
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -60,14 +60,12 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     0 success, 2 a user's mistake (one line on stderr), 1 a failure (one line where it is a known kind, a
     traceback where it is a bug), 130 interrupted.
     """
-    from jaxseg.training.report import Diverged
-
     try:
         return main(sys.argv[1:] if argv is None else argv) or OK
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except Diverged as error:
+    except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

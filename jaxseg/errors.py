@@ -1,4 +1,7 @@
-"""A user's mistake: one line that says what, got, expected and what to do. `cli.py` turns it into exit status 2."""
+"""What can go wrong: a user's mistake is one line that says what, got, expected and what to do.
+
+`cli.py` turns it into exit status 2, and a failed run into status 1.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +17,10 @@ class UserError(ValueError):
         head = what if got is None else f"{what}: got {got}"
         parts = [head, f"expected {expected}" if expected is not None else "", do]
         super().__init__("; ".join(" ".join(str(p).split()) for p in parts if p))
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on through nobody's typing mistake, such as a loss that is no number; status 1."""
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> UserError:

@@ -1,9 +1,9 @@
 """A tiny in-memory data set and network for tests of the trainer."""
 
 import numpy as np
-from jaxseg.data.datasets import DatasetSpec
 
 from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch, NumbersArch
+from jaxseg.data.datasets import DatasetSpec
 from jaxseg.types import IGNORE_LABEL
 
 NUM_CLASSES = 3

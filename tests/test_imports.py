@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("jaxseg.errors", "jaxseg.types"),
     ("jaxseg.arch",),
-    ("jaxseg.training.losses", "jaxseg.training.metrics"),
+    ("jaxseg.objectives",),
     ("jaxseg.data", "jaxseg.quant"),
     ("jaxseg.layers",),
     ("jaxseg.models",),

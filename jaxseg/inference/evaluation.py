@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxseg.inference.predictor import Score
-from jaxseg.training.metrics import confusion_matrix, scores_from_confusion
+from jaxseg.objectives.metrics import confusion_matrix, scores_from_confusion
 from jaxseg.types import Batch
 
 Watch = Callable[[Batch, np.ndarray], None]

@@ -16,7 +16,7 @@ from jaxseg.inference.artifact import Card, load_model
 from jaxseg.layers.normalise import normalise
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
-from jaxseg.training import losses
+from jaxseg.objectives import losses
 from jaxseg.types import Array, Batch
 
 Predict = Callable[[Any, Array], Array]

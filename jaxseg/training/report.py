@@ -8,17 +8,13 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from jaxseg.arch import Arch
-from jaxseg.errors import UserError
+from jaxseg.errors import RunFailed, UserError
 from jaxseg.inference import pictures
+from jaxseg.objectives.metrics import scores as to_scores
 from jaxseg.training.curves import draw_curves
 from jaxseg.training.loop import Window
-from jaxseg.training.metrics import scores as to_scores
 from jaxseg.training.phases import Phase
 from jaxseg.training.terminal import Terminal
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a number; raised before anything is saved."""
 
 
 class Report:
@@ -47,7 +43,7 @@ class Report:
         """One log line.
 
         Raises:
-            Diverged: loss or gradient norm is not finite.
+            RunFailed: loss or gradient norm is not finite.
         """
         sums = {
             key: np.sum([np.asarray(x[key], np.float64) for x in window.sums], axis=0)
@@ -63,7 +59,7 @@ class Report:
             "train_macs": window.macs,
         }
         if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
-            raise Diverged(
+            raise RunFailed(
                 f"training diverged near step {step}: loss {values['loss']}, gradient norm "
                 f"{values['grad_norm']}; lower the learning rate or set optim.clip_norm, "
                 "then start again in a new --workdir"

@@ -76,7 +76,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
 
     Raises:
         UserError: the folder belongs to another config, or cannot be written.
-        Diverged: the loss is no longer a number.
+        RunFailed: the loss is no longer a number.
     """
     start_s = time.perf_counter()
     workdir = Path(workdir)

@@ -13,7 +13,8 @@ from jaxseg.errors import UserError
 from jaxseg.layers.normalise import normalise
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
-from jaxseg.training import losses, metrics, partition
+from jaxseg.objectives import losses, metrics
+from jaxseg.training import partition
 from jaxseg.training.optim import apply_direction, direction, learning_rate
 from jaxseg.training.phases import Phase, Step
 from jaxseg.training.state import TrainState

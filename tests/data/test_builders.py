@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.data import datasets, preparation, store
+from jaxseg.data.builders import toy_samples
 from jaxseg.errors import UserError
 from tests.data import raw
 
@@ -183,6 +184,20 @@ def test_a_damaged_copy_is_named(tmp_path, decoded):
     (folder / "index.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         datasets.open_split("folder", "train", **options)
+
+
+def test_helpers_draw_the_same_samples_in_order(monkeypatch):
+    monkeypatch.setattr(toy_samples, "MIN_COUNT", 3)
+    monkeypatch.setattr(toy_samples.os, "sched_getaffinity", lambda pid: {0, 1})
+    alone = [toy_samples.encoded("calib", i) for i in range(5)]
+    assert list(toy_samples.all_encoded("calib", 5)) == alone
+    # Stopping early ends the helpers: a process left behind would be a ResourceWarning, so an error.
+    some = toy_samples.all_encoded("calib", 100)
+    assert next(some) == alone[0]
+    some.close()
+    monkeypatch.setattr(toy_samples.sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="ended early, status 1"):
+        next(toy_samples.all_encoded("calib", 5))
 
 
 def test_neither_tensorflow_nor_flax_is_imported(tmp_path):

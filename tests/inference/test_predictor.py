@@ -14,7 +14,7 @@ from jaxseg.inference.evaluation import Album, evaluate
 from jaxseg.inference.predictor import Model, make_score
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
-from jaxseg.training.metrics import confusion_matrix
+from jaxseg.objectives.metrics import confusion_matrix
 from tests.fakes import batch, small_arch
 from tests.inference.test_artifact import CARD
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxseg.errors import UserError
+from jaxseg.errors import RunFailed, UserError
 from jaxseg.training.loop import Window
-from jaxseg.training.report import Diverged, Report, read_log
+from jaxseg.training.report import Report, read_log
 from jaxseg.training.terminal import Terminal, duration
 
 
@@ -83,7 +83,7 @@ def test_a_live_line_on_a_terminal(output):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_divergence_stops_the_run_in_one_line(report, bad):
-    with pytest.raises(Diverged, match="near step 7") as error:
+    with pytest.raises(RunFailed, match="near step 7") as error:
         report.train(7, window(loss=bad))
     assert "\n" not in str(error.value)
 

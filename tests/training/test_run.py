@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+
 from jaxseg.data.plan import TrainPlan
 from jaxseg.data.transforms import Augment
-
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card, load_model
 from jaxseg.models import segmenter, zoo

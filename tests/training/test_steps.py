@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxseg.data.plan import TrainPlan
 
+from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.models import zoo
 from jaxseg.training import state as states

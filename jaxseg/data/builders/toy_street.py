@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data import images, toy_street
+from jaxseg.data import toy_street
+from jaxseg.data.builders import toy_samples
 from jaxseg.data.builders.base import Encoded, PairBuilder
 from jaxseg.data.spec import DatasetSpec, identity_map
 from jaxseg.types import IGNORE_LABEL
@@ -19,10 +20,9 @@ class ToyStreet(PairBuilder, skip_registration=True):
         return dict(toy_street.SPLITS)
 
     def examples(self, split: str) -> Iterator[Encoded]:
-        for index in range(toy_street.SPLITS[split]):
-            image, label = toy_street.sample(split, index)
-            name = example_name(split, index)
-            yield Encoded(name, images.encode_png(image), images.encode_png(label))
+        samples = toy_samples.all_encoded(split, toy_street.SPLITS[split])
+        for index, (image, label) in enumerate(samples):
+            yield Encoded(example_name(split, index), image, label)
 
 
 def example_name(split: str, index: int) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxseg.training import metrics
+from jaxseg.objectives import metrics
 from jaxseg.types import IGNORE_LABEL
 
 

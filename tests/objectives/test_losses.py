@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.training import losses
+from jaxseg.objectives import losses
 from jaxseg.types import IGNORE_LABEL
 
 
