@@ -58,7 +58,7 @@ def read_header(data: bytes) -> Header:
                 bits, color = data[24], data[25]
                 alpha = color in (PNG_GREY_ALPHA, PNG_RGBA) or "transparency" in image.info
                 turned = image.getexif().get(EXIF_ORIENTATION, 1) if "exif" in image.info else 1
-                # Reads on to the end and compares check sums; no pixel is decoded.
+                # Reads on and compares check sums without decoding, before libpng would complain on stderr.
                 image.verify()
             return Header("PNG", height, width, bits, color, alpha, turned)
         if data[:3] == b"\xff\xd8\xff":

@@ -136,9 +136,7 @@ def match(
     return [Pair(key, images_of[key], labels_of[key]) for key in shared], problems
 
 
-def _open(
-    root: Path, file: str, problems: list[Problem]
-) -> tuple[bytes, images.Header] | None:
+def _open(root: Path, file: str, problems: list[Problem]) -> tuple[bytes, images.Header] | None:
     """Bytes and header, or None with the problem noted where nothing may be decoded."""
     try:
         data = (root / file).read_bytes()

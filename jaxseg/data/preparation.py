@@ -1,5 +1,6 @@
 """From a raw set to its prepared copy: inspect every pair, write ArrayRecord, and decode once if asked to."""
 
+import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,12 +48,15 @@ def prepare_raw(
 
 
 def prepare_toy_street(cache: Path, on_progress: Tell | None) -> Path:
-    """The generated set, one copy per version.
+    """The generated set, one copy per version of the set and of the code that draws it.
 
     Raises:
         UserError: a full disk.
     """
-    version = f"{toy_street.VERSION}-{ToyStreet.VERSION}"
+    drawing = hashlib.sha256(repr(toy_street.SPLITS).encode())
+    for path in sorted(Path(toy_street.__file__).parent.glob("*.py")):
+        drawing.update(path.read_bytes())
+    version = f"{toy_street.VERSION}-{ToyStreet.VERSION}-{drawing.hexdigest()[:16]}"
     final = cache / "prepared" / ToyStreet.name / version
 
     def make(staging: Path) -> None:

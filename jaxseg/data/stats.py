@@ -81,8 +81,8 @@ def weights(counts: Stats, kind: str) -> np.ndarray:
     if kind == "inverse":
         raw[seen] = 1 / pixels
     elif kind == "median":
-        frequency = pixels / counts.shared_pixels[seen]
-        raw[seen] = np.median(frequency) / frequency
+        # The median itself cancels when the mean is made 1.
+        raw[seen] = counts.shared_pixels[seen] / pixels
     else:
         per_image = pixels / counts.total_images
         # expm1: for rare classes 1 - b^n is a difference of nearly equal numbers.

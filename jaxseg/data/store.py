@@ -111,7 +111,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def damaged(folder: Path) -> UserError:
     """The error for a prepared copy that cannot be read."""
-    return UserError(f"prepared copy in {folder} is damaged", do="remove that folder; it is made anew")
+    return UserError(
+        f"prepared copy in {folder} is damaged", do="remove that folder; it is made anew"
+    )
 
 
 @contextlib.contextmanager

@@ -187,7 +187,7 @@ def test_a_damaged_copy_is_named(tmp_path, decoded):
 
 
 def test_helpers_draw_the_same_samples_in_order(monkeypatch):
-    monkeypatch.setattr(toy_samples, "MIN_COUNT", 3)
+    monkeypatch.setattr(toy_samples, "WORTH_S", 0)
     monkeypatch.setattr(toy_samples.os, "sched_getaffinity", lambda pid: {0, 1})
     alone = [toy_samples.encoded("calib", i) for i in range(5)]
     assert list(toy_samples.all_encoded("calib", 5)) == alone

@@ -133,7 +133,7 @@ def name_of(value):
 
 
 @pytest.mark.parametrize("spoil, file, what", KINDS, ids=name_of)
-def test_every_kind_is_named_and_refused(root, tmp_path, spoil, file, what):
+def test_every_kind_is_named_and_refused(root, tmp_path, capfd, spoil, file, what):
     if spoil is not good_label and file.startswith("labels"):
         good_image(root)
     if spoil is not good_image and file.startswith("images"):
@@ -147,6 +147,8 @@ def test_every_kind_is_named_and_refused(root, tmp_path, spoil, file, what):
     assert f"{file}: {found[0]}" in check.render(report).splitlines()
     with pytest.raises(UserError, match="problems in"):
         datasets.prepare("folder", dir=str(root), cache_dir=str(tmp_path / "cache"))
+    # Decoders that write to stderr by themselves were not let near it.
+    assert capfd.readouterr().err == ""
 
 
 def test_all_at_once_and_the_good_ones_are_counted(root):

@@ -1,8 +1,8 @@
 """Names, splits, labels and the Split object."""
 
 import os
-import pickle
 import shutil
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -70,9 +70,9 @@ def test_a_split_travels_as_paths(tmp_path):
             "folder", "val", dir=str(root), cache_dir=str(tmp_path / "c"), decoded_cache=decoded
         )
         first = split[0]["image"]
-        packed = pickle.dumps(split)
+        packed = ForkingPickler.dumps(split)
         assert len(packed) < 8000
-        np.testing.assert_array_equal(pickle.loads(packed)[0]["image"], first)
+        np.testing.assert_array_equal(ForkingPickler.loads(packed)[0]["image"], first)
 
 
 def test_camvid_void_is_ignored_and_any_split_may_be_missing(tmp_path):

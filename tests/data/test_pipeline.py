@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import subprocess
 import sys
 
@@ -118,12 +117,12 @@ def test_stopping_early_leaves_nothing_behind(split):
     assert next(threads, None) is None
 
 
-def test_a_program_that_forgets_to_close_ends_quietly(split, tmp_path):
+def test_a_program_that_forgets_to_close_ends_quietly(tmp_path):
     code = (
-        "import pickle, sys\n"
-        "from jaxseg.data import pipeline, plan, transforms\n"
+        "import sys\n"
+        "from jaxseg.data import datasets, pipeline, plan, transforms\n"
         "if __name__ == '__main__':\n"
-        "    split = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "    split = datasets.open_split('folder', 'train', dir=sys.argv[1], cache_dir=sys.argv[2])\n"
         "    p = plan.TrainPlan(len(split), 4, 1, (24, 40))\n"
         "    stream = pipeline.train_stream(split, p, transforms.Augment(), seed=1, start=0,"
         " stop=100, num_workers=2)\n"
@@ -131,10 +130,10 @@ def test_a_program_that_forgets_to_close_ends_quietly(split, tmp_path):
         "    print(kept['image'].shape)\n"
     )
     (tmp_path / "program.py").write_text(code)
-    (tmp_path / "split").write_bytes(pickle.dumps(split))
+    root = raw.make_folder(tmp_path / "raw")
     before = sorted(os.listdir("/dev/shm"))
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "split")],
+        [sys.executable, str(tmp_path / "program.py"), str(root), str(tmp_path / "cache")],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,6 +1,6 @@
 """Plans are pure functions of the batch number."""
 
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_an_epoch_shows_every_example_at_most_once():
 
 def test_a_batch_depends_on_its_number_only():
     forward = [TrainPlan(23, 5, 3, (8, 8)).at(i).indices for i in range(30)]
-    plan = pickle.loads(pickle.dumps(TrainPlan(23, 5, 3, (8, 8))))
+    plan = ForkingPickler.loads(ForkingPickler.dumps(TrainPlan(23, 5, 3, (8, 8))))
     for i in (29, 3, 17, 0):
         np.testing.assert_array_equal(plan.at(i).indices, forward[i])
     other = TrainPlan(23, 5, 4, (8, 8))

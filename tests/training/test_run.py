@@ -120,6 +120,14 @@ def test_worker_processes_change_nothing(straight, tmp_path):
     assert record["state_digest"] == straight[1]["state_digest"]
 
 
+def test_a_pmap_run_trains_and_resumes_exactly(tmp_path):
+    def make():
+        return replace(two_phases(), parallel=Parallel.over("pmap", 4))
+
+    whole = run.train(tmp_path / "whole", make())
+    assert run_in_pieces(tmp_path / "pieces", make, (2,))["state_digest"] == whole["state_digest"]
+
+
 def test_a_finished_run_says_so_and_stays(straight, capsys):
     folder, record = straight
     again = run.train(folder, two_phases())

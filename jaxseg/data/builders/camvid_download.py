@@ -142,10 +142,9 @@ def _refuse_unsafe(members: list[zipfile.ZipInfo]) -> None:
             expected=f"at most {MAX_MEMBERS} files, {MAX_BYTES} bytes, ratio {MAX_RATIO}",
         )
     for member in members:
-        # orig_filename: ZipInfo has cut the other off at a null byte by now.
-        name = member.orig_filename.replace("\\", "/")
+        name = member.filename.replace("\\", "/")
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in name:
+        if path.is_absolute() or ".." in path.parts or ":" in name:
             raise UserError("the archive has an unsafe path", got=repr(name))
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

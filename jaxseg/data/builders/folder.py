@@ -36,9 +36,7 @@ def raw_folder(dir: str | Path) -> RawFolder:
     """
     root = Path(dir)
     if not dir or not (root / "images").is_dir() or not (root / "labels").is_dir():
-        raise UserError(
-            "data.dir holds no image folder", got=repr(str(dir)), expected=LAYOUT
-        )
+        raise UserError("data.dir holds no image folder", got=repr(str(dir)), expected=LAYOUT)
     found = {k: {p.name for p in (root / k).iterdir() if p.is_dir()} for k in ("images", "labels")}
     splits = tuple(sorted(found["images"] | found["labels"]))
     if not splits:

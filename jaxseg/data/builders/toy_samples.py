@@ -8,15 +8,18 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import cv2
+
 from jaxseg.data import images, toy_street
 
 LENGTHS = struct.Struct("<QQ")
-MIN_COUNT = 64
-"""Below this, starting helpers takes longer than it saves."""
+WORTH_S = 3.0
+"""Helpers are started where drawing alone would take longer than this; below, starting them costs as much."""
 
 
 def encoded(split: str, index: int) -> tuple[bytes, bytes]:
@@ -28,7 +31,10 @@ def encoded(split: str, index: int) -> tuple[bytes, bytes]:
 def all_encoded(split: str, count: int) -> Iterator[tuple[bytes, bytes]]:
     """The first `count` samples of a split, in order; drawn by as many processes as there are CPUs, 8 at most."""
     helpers = min(8, len(os.sched_getaffinity(0)))
-    if count < MIN_COUNT or helpers < 2:
+    start_s = time.perf_counter()
+    encoded(split, 0)
+    alone_s = count * (time.perf_counter() - start_s)
+    if alone_s < WORTH_S or helpers < 2:
         return (encoded(split, index) for index in range(count))
     return _from_helpers(split, count, helpers)
 
@@ -66,6 +72,8 @@ def _read(process: subprocess.Popen, size: int) -> bytes:
 
 def main(argv: list[str], out: IO[bytes]) -> None:
     """A helper: split, first index, end, step -> lengths and bytes of each sample."""
+    # There is a helper for every CPU already.
+    cv2.setNumThreads(1)
     split, (first, count, step) = argv[0], (int(a) for a in argv[1:])
     for index in range(first, count, step):
         image, label = encoded(split, index)

@@ -18,8 +18,9 @@ _FLAT = -1.0
 
 
 def draw_sky(canvas: Canvas, scene: Scene, dice: Dice) -> None:
-    """A gradient with clouds, over the whole canvas."""
-    height, width = canvas.pixels.shape[:2]
+    """A gradient with clouds, down to a little below the horizon."""
+    full, width = canvas.pixels.shape[:2]
+    height = min(full, (int(scene.camera.horizon_px) // SCALE + 8) * SCALE)
     weather, tint = scene.weather, canvas.light.tint
     rows = np.arange(0, height, SCALE) / max(1.0, scene.camera.horizon_px)
     rows = np.minimum(rows, 1.0)[:, None, None]
@@ -38,7 +39,7 @@ def draw_sky(canvas: Canvas, scene: Scene, dice: Dice) -> None:
         base = base + (cloud * dim - base) * cover
     sky = np.clip(base, 0, 255).astype(np.uint8)
     sky = np.broadcast_to(sky, (height // SCALE, width // SCALE, 3))
-    canvas.pixels[..., :3] = sky.repeat(SCALE, 0).repeat(SCALE, 1)
+    canvas.pixels[:height, :, :3] = sky.repeat(SCALE, 0).repeat(SCALE, 1)
     canvas.pixels[..., 3] = classes.SKY
 
 
@@ -123,7 +124,7 @@ def _tufts(canvas: Canvas, road: Road, side: int, color: tuple, dice: Dice) -> N
     for factor in (0.86, 1.12):
         spots = []
         for _ in range(40):
-            z, out = 3 + 30 * dice.unit() ** 2, dice.between(0, 14)
+            z, out = 3 + 30 * dice.unit() * dice.unit(), dice.between(0, 14)
             x, _z = road.at(z, road.edge_m(side) + side * out)
             w, d = dice.between(0.1, 0.5), dice.between(0.1, 0.5)
             spots.append(_flat(x - w, x + w, z - d, z + d))
@@ -162,7 +163,7 @@ def _wear(canvas: Canvas, road: Road, end: float, dice: Dice) -> None:
             strip = _strip(road, m - 0.22, m + 0.22, end)
             canvas.face(strip, scaled(road.color, 0.93), classes.ROAD, 0)
     for _ in range(dice.integer(0, 6)):
-        z, w = 3 + 22 * dice.unit() ** 2, dice.between(0.3, 1.2)
+        z, w = 3 + 22 * dice.unit() * dice.unit(), dice.between(0.3, 1.2)
         x, _z = road.at(z, dice.between(-0.7, 0.7) * road.half_m)
         patch = _flat(x - w, x + w, z, z + dice.between(0.6, 3))
         canvas.face(patch, scaled(road.color, dice.between(0.78, 1.15)), classes.ROAD, 0)
@@ -218,8 +219,7 @@ def finish_ground(canvas: Canvas, scene: Scene, shadows: list[list[Point]]) -> N
     factor = (mask[top:] * near) >> 8
     haze = np.array(canvas.light.haze)
     added = ((256 - near) * haze).astype(np.uint16)[:, None]
-    ground = canvas.pixels[top:, :, :3] * factor[..., None] + added
-    is_ground = canvas.pixels[top:, :, 3:] != classes.SKY
-    canvas.pixels[top:, :, :3] = np.where(
-        is_ground, np.minimum(ground >> 8, 255), canvas.pixels[top:, :, :3]
-    )
+    ground = canvas.pixels[top:, :, :3] * factor[..., None]
+    ground += added
+    ground >>= 8
+    canvas.pixels[top:, :, :3] = ground

@@ -43,11 +43,9 @@ class Camera:
         return column, self.horizon_px + self.height_m * scale, scale
 
     def project(self, points: list[Point]) -> np.ndarray | None:
-        """A polygon, cut at the near plane; int32 [N, 2] columns and rows, None if nothing is left."""
+        """A polygon cut at the near plane: int32 [N, 2], columns and rows; None if nothing is left."""
         cos, sin, x0, h = self.cos, self.sin, self.x_m, self.height_m
-        view = [
-            ((x - x0) * cos - z * sin, h - y, (x - x0) * sin + z * cos) for x, y, z in points
-        ]
+        view = [((x - x0) * cos - z * sin, h - y, (x - x0) * sin + z * cos) for x, y, z in points]
         if any(p[2] < NEAR_M for p in view):
             view = _cut(view)
             if len(view) < 3:
@@ -57,7 +55,7 @@ class Camera:
         return np.array(flat, np.int32)
 
     def project_all(self, points: np.ndarray) -> np.ndarray:
-        """float64 [N, M, 3] to int32 [n, M, 2]: those polygons that lie wholly before the near plane."""
+        """float64 [N, M, 3] to int32 [n, M, 2]: the polygons wholly before the near plane."""
         x, z = points[..., 0] - self.x_m, points[..., 2]
         depth = x * self.sin + z * self.cos
         keep = (depth > NEAR_M).all(axis=1)

@@ -5,6 +5,7 @@ Only OpenCV's polygon fill is used: it is fixed-point arithmetic, the same on ev
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ from jaxseg.data.toy_street.palette import Color
 SCALE = 2
 """Canvas pixels per image pixel, each way; averaging them smooths the edges."""
 
-# A circle in steps of 1/16 turn, in thousandths: a table, since libraries round sin and cos differently.
+# A circle in steps of 1/16 turn, in thousandths: a table, for libraries round sin and cos
+# differently.
 _TURN = (0, 383, 707, 924, 1000, 924, 707, 383, 0, -383, -707, -924, -1000, -924, -707, -383)
 CIRCLE = tuple((_TURN[(i + 4) % 16] / 1000, _TURN[i] / 1000) for i in range(16))
 
@@ -62,12 +64,15 @@ class Canvas:
         self, color: Color, label: int, depth_m: float, lit: bool = False
     ) -> tuple[int, int, int, int]:
         """What a colour looks like from there. Lamps (`lit`) do not care for the hour."""
-        near = self.light.visibility_m / (self.light.visibility_m + depth_m)
-        tint = (1.0, 1.0, 1.0) if lit else self.light.tint
-        r, g, b = (
-            min(255, max(0, int(c * t * near + h * (1 - near))))
-            for c, t, h in zip(color, tint, self.light.haze, strict=True)
-        )
+        light = self.light
+        near = light.visibility_m / (light.visibility_m + depth_m)
+        far = 1 - near
+        tr, tg, tb = (1.0, 1.0, 1.0) if lit else light.tint
+        hr, hg, hb = light.haze
+        # Written out: this runs a thousand times per image. OpenCV clamps to 0..255.
+        r = int(color[0] * tr * near + hr * far)
+        g = int(color[1] * tg * near + hg * far)
+        b = int(color[2] * tb * near + hb * far)
         return r, g, b, label
 
     def fill(self, polygon: np.ndarray, ink: tuple[int, int, int, int]) -> None:
@@ -126,6 +131,19 @@ class Board:
         used = self._label if label is None else label
         self._canvas.fill(self._place(points), self._canvas.ink(color, used, self.depth_m, lit))
 
+    def diamonds(self, middles: np.ndarray, radii: np.ndarray, color: Color) -> None:
+        """Many small rhombs of one colour at float64 [N, 2], none below the ground."""
+        if len(middles) == 0:
+            return
+        across = np.array((-1.0, 0.0, 1.0, 0.0)) * radii[:, None]
+        along = np.array((0.0, -0.8, 0.0, 0.8)) * radii[:, None]
+        u, v = middles[:, :1] + across, np.maximum(middles[:, 1:] + along, 0.0)
+        column = self._column + u * (self.scale * self._squeeze) + 0.5
+        row = self._row - v * self.scale + 0.5
+        polygons = np.floor(np.stack([column, row], axis=-1)).astype(np.int32)
+        ink = self._canvas.ink(color, self._label, self.depth_m)
+        cv2.fillPoly(self._canvas.pixels, list(polygons), ink)
+
     def box(
         self,
         u: float,
@@ -162,7 +180,7 @@ class Board:
     ) -> None:
         """A thick line, never thinner than one image pixel."""
         du, dv = b[0] - a[0], b[1] - a[1]
-        length = (du * du + dv * dv) ** 0.5
+        length = sqrt(du * du + dv * dv)
         if length == 0:
             return
         half = max(width, SCALE / self.scale) / 2 / length

@@ -6,8 +6,8 @@ from jaxseg.data.toy_street.canvas import CIRCLE, Canvas
 from jaxseg.data.toy_street.palette import Color, mixed, scaled
 from jaxseg.data.toy_street.scene import Car
 
-# kind: length, width, bottom, belt line, top of the roof; front and back of the cabin at the belt and at
-# the roof as fractions of the length from the rear bumper. Metres.
+# kind: length, width, bottom, belt line, top of the roof in metres; then rear and front of the
+# cabin at the belt and at the roof, as fractions of the length from the rear bumper.
 _SHAPES = {
     "car": (4.3, 1.8, 0.28, 0.88, 1.46, (0.04, 0.76), (0.2, 0.56)),
     "van": (5.0, 2.0, 0.32, 1.15, 2.1, (0.0, 0.9), (0.01, 0.74)),
@@ -60,8 +60,12 @@ class _Body:
     def lower(self, bottom: float, belt: float) -> None:
         """The body up to the belt line, with its lid."""
         paint, side = self.car.paint, self._side
-        # What one sees under a car is dark, and a part of it.
-        self._face([(0.06, -0.8, 0), (0.94, -0.8, 0), (0.94, 0.8, 0), (0.06, 0.8, 0)], (24, 24, 26))
+        # Under a car one sees the ground, and the tyres of the end that is near.
+        if self._sees_front or self._sees_rear:
+            s = 0.84 if self._sees_front else 0.15
+            for t in (-0.82, 0.82):
+                a, b = t - 0.13, t + 0.13
+                self._face([(s, a, 0), (s, b, 0), (s, b, 0.4), (s, a, 0.4)], _TYRE)
         if side:
             self._face(
                 [(0, side, bottom), (1, side, bottom), (1, side, belt * 0.86), (0.76, side, belt),

@@ -1,4 +1,4 @@
-"""Draws that are the same on every machine: only raw bits of PCG64, which numpy promises to keep.
+"""Draws that are the same on every machine: only raw bits of PCG64, which numpy freezes.
 
 `numpy.random.Generator`'s own distributions may change between numpy versions, so they are not used.
 """

@@ -1,5 +1,7 @@
 """Draws buildings: walls in perspective with windows, shop fronts, courses of brick, roofs."""
 
+from math import sqrt
+
 import numpy as np
 
 from jaxseg.data.toy_street import classes
@@ -42,7 +44,7 @@ def draw_building(canvas: Canvas, house: Building, dice: Dice) -> None:
 def _normal(p: Place, q: Place, house: Building) -> Place:
     """Unit normal of the wall from p to q, out of the house."""
     dx, dz = q[0] - p[0], q[1] - p[1]
-    length = (dx * dx + dz * dz) ** 0.5
+    length = sqrt(dx * dx + dz * dz)
     nx, nz = dz / length, -dx / length
     # The house lies to one side of its front; that tells which of the two normals leads out.
     fx, fz = house.b[0] - house.a[0], house.b[1] - house.a[1]
@@ -58,7 +60,7 @@ class _Wall:
     ) -> None:
         self.canvas, self.p, self.high_m, self.depth_m = canvas, p, high_m, depth_m
         self._dx, self._dz = q[0] - p[0], q[1] - p[1]
-        self.long_m = (self._dx * self._dx + self._dz * self._dz) ** 0.5
+        self.long_m = sqrt(self._dx * self._dx + self._dz * self._dz)
         self._light = light
 
     def quad(self, u0: float, u1: float, v0: float, v1: float, color: tuple) -> None:
@@ -169,9 +171,7 @@ def _shop(wall: _Wall, house: Building, glass: tuple, dice: Dice) -> None:
         wall.quads(awnings, scaled(band, 1.15))
 
 
-def _roof(
-    canvas: Canvas, house: Building, corners: tuple[Place, ...], depth_m: float
-) -> None:
+def _roof(canvas: Canvas, house: Building, corners: tuple[Place, ...], depth_m: float) -> None:
     """The slope towards the street, from the eaves up to the ridge."""
     a, b, c, d = corners
     h, top = house.high_m, house.high_m + house.gable_m
@@ -180,6 +180,7 @@ def _roof(
     canvas.face(slope, house.roof, classes.BUILDING, depth_m)
     fx, fz = ridge[0][0], ridge[0][2]
     gx, gz = ridge[1][0], ridge[1][2]
-    chimney = [(fx + (gx - fx) * t, y, fz + (gz - fz) * t)
-               for t, y in ((0.2, top - 0.6), (0.3, top - 0.6), (0.3, top + 0.9), (0.2, top + 0.9))]  # fmt: skip
+    low, high = top - 0.6, top + 0.9
+    corners_of_chimney = ((0.2, low), (0.3, low), (0.3, high), (0.2, high))
+    chimney = [(fx + (gx - fx) * t, y, fz + (gz - fz) * t) for t, y in corners_of_chimney]
     canvas.face(chimney, scaled(house.wall, 0.8), classes.BUILDING, depth_m)

@@ -1,6 +1,7 @@
 """Samples a scene: which street, which hour, and where its buildings stand."""
 
 from dataclasses import replace
+from math import sqrt
 
 from jaxseg.data.toy_street.camera import Camera
 from jaxseg.data.toy_street.canvas import Light
@@ -139,7 +140,7 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
     else:
         zenith = mixed(shade_of(dice, "dark"), shade_of(dice, "blue"), 0.4)
         horizon = mixed(zenith, shade_of(dice, dice.pick(("brick", "yellow", "beige"))), 0.7)
-        dim = dice.between(0.42, 0.7)
+        dim = dice.between(0.5, 0.75)
         tint = (dim * dice.between(0.95, 1.15), dim, dim * dice.between(0.85, 1.15))
     # Shadows fall in any direction but never get so long that all is dark.
     across = dice.side() * dice.between(0.15, 1.0)
@@ -160,7 +161,7 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         exposure=dice.between(0.78, 1.15),
         contrast=dice.between(0.8, 1.2),
         cast=tuple(dice.between(0.93, 1.07) for _ in range(3)),
-        noise=dice.integer(2, 9),
+        noise=dice.integer(2, 7),
         blur=dice.weighted({0: 6, 1: 3}),
         bonnet=dice.between(0.04, 0.13) if dice.chance(0.28) else 0.0,
         bonnet_color=palette.color(dice, "paint"),
@@ -217,7 +218,7 @@ def _building(
 ) -> Building:
     """A house over the wall from a to b, to the right of it where side is 1."""
     dx, dz = b[0] - a[0], b[1] - a[1]
-    length = (dx * dx + dz * dz) ** 0.5
+    length = sqrt(dx * dx + dz * dz)
     if kind == "villas":
         storeys = dice.integer(1, 2)
     elif kind == "works":
@@ -259,9 +260,7 @@ def _across(dice: Dice, palette: Palette, road: Road, far_m: float) -> list[Thin
             ]
         else:
             kind = dice.pick(("terrace", "villas", "works"))
-            house = _building(
-                dice, palette, (x + wide, z), (x, z), -1, kind, dice.integer(2, 5)
-            )
+            house = _building(dice, palette, (x + wide, z), (x, z), -1, kind, dice.integer(2, 5))
             things.append(replace(house, outward=(0.0, 1.0)))
         x += wide + (dice.between(1, 4) if dice.chance(0.3) else 0)
     return things

@@ -1,4 +1,4 @@
-"""Colours of things. Families are shared between the classes on purpose: no colour gives a class away."""
+"""Colours of things. Classes share families on purpose, so that no colour gives a class away."""
 
 from jaxseg.data.toy_street.dice import Dice
 
@@ -37,6 +37,7 @@ MIXES: dict[str, dict[str, int]] = {
 
 SKIN = ((232, 190, 160), (198, 150, 116), (150, 104, 76), (96, 66, 50))
 GLASS = ((60, 70, 80), (40, 44, 50), (120, 135, 150), (90, 96, 100))
+_DUST = (118, 115, 110)
 MARKING = (214, 212, 204)
 
 
@@ -44,15 +45,17 @@ class Palette:
     """Colours of one town. A town with a theme wears one family on everything, now and then."""
 
     def __init__(self, dice: Dice) -> None:
-        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, green=1, none=8))
-        self._strength = dice.between(0.4, 0.8)
+        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, green=1, none=10))
+        self._strength = dice.between(0.3, 0.65)
 
     def color(self, dice: Dice, mix: str) -> Color:
         """A colour for something of that mix."""
         family = dice.weighted(MIXES[mix])
         if self._theme != "none" and mix != "sign" and dice.chance(self._strength):
             family = self._theme
-        return shade_of(dice, family)
+        color = shade_of(dice, family)
+        # Dust lies on what is walked and driven on.
+        return mixed(color, _DUST, 0.45) if mix in ("road", "pavement") else color
 
 
 def shade_of(dice: Dice, family: str) -> Color:

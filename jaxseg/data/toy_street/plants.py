@@ -1,5 +1,7 @@
 """Draws trees and bushes from clumps of leaves."""
 
+import numpy as np
+
 from jaxseg.data.toy_street import classes
 from jaxseg.data.toy_street.canvas import CIRCLE, Board, Canvas
 from jaxseg.data.toy_street.dice import Dice
@@ -7,6 +9,8 @@ from jaxseg.data.toy_street.palette import scaled
 from jaxseg.data.toy_street.scene import Tree
 
 _BLOB = CIRCLE[::2]
+_TONES = (0.62, 0.78, 0.94, 1.1, 1.26)
+"""Brightness of leaves."""
 _SMALL_PX = 22.0
 """A crown of a smaller radius gets few clumps."""
 
@@ -67,18 +71,24 @@ def _clumps(
     for _ in range(5):
         du, dv = dice.between(-0.5, 0.5), dice.between(-0.5, 0.5)
         _blob(board, u + du * ru, v + dv * rv, 0.55 * min(ru, rv), scaled(tree.leaf, 0.68), dice)
-    for _ in range(6 + int(12 * detail)):
+    for _ in range(5 + int(11 * detail)):
         du, dv = _in_circle(dice)
         light = 0.78 + 0.16 * dv + 0.1 * sun * du
         radius = dice.between(0.2, 0.34) * min(ru, rv)
         _blob(board, u + du * 0.85 * ru, v + dv * 0.85 * rv, radius, scaled(tree.leaf, light), dice)
-    for _ in range(6 + int(90 * detail)):
-        du, dv = _in_circle(dice)
-        light = 0.84 + 0.22 * dv + 0.12 * sun * du + dice.between(-0.22, 0.22)
-        radius = dice.between(0.05, 0.12) * min(ru, rv)
-        a, b = u + du * ru, max(0.03, v + dv * rv)
-        leaf = [(a - radius, b), (a, b - radius * 0.8), (a + radius, b), (a, b + radius * 0.8)]
-        board.shape([(x, max(0.0, y)) for x, y in leaf], scaled(tree.leaf, light))
+    count = 10 + int(240 * detail)
+    draws = dice.bytes(4, count) / 255.0
+    du, dv = 2 * draws[0] - 1, 2 * draws[1] - 1
+    inside = du * du + dv * dv < 0.88
+    light = 0.84 + 0.22 * dv + 0.12 * sun * du + 0.44 * (draws[2] - 0.5)
+    middles = np.stack([u + du * ru, np.maximum(v + dv * rv, 0.03)], axis=-1)
+    # A crown that fills the view shows smaller leaves.
+    radii = (0.035 + 0.055 * draws[3]) * (1.5 - 0.5 * detail) * min(ru, rv)
+    edges = (-1.0, *_TONES, 9.0)
+    for low, tone, high in zip(edges[:-2], _TONES, edges[2:], strict=True):
+        # Each leaf takes the nearest tone; leaves of one tone are drawn at once.
+        wears = inside & (light >= (low + tone) / 2) & (light < (tone + high) / 2)
+        board.diamonds(middles[wears], radii[wears], scaled(tree.leaf, tone))
 
 
 def _in_circle(dice: Dice) -> tuple[float, float]:

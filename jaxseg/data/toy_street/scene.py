@@ -4,6 +4,7 @@ Places are (x_m, z_m) on the ground (see camera.py). Headings are unit vectors o
 """
 
 from dataclasses import dataclass
+from math import sqrt
 
 from jaxseg.data.toy_street.camera import Camera
 from jaxseg.data.toy_street.canvas import Light
@@ -41,7 +42,7 @@ class Road:
     def heading(self, z: float) -> tuple[float, float]:
         """Which way the road runs there."""
         slope = 2 * self.bend * z
-        length = (slope * slope + 1) ** 0.5
+        length = sqrt(slope * slope + 1)
         return slope / length, 1 / length
 
     def edge_m(self, side: int) -> float:
@@ -80,7 +81,6 @@ class Building:
         outward: unit vector from the street into the house.
         style: 'windows', 'glass', 'shop', 'blank'.
         gable_m: height of the roof, 0 for a flat one.
-        depth_key_m: when it is drawn.
     """
 
     a: tuple[float, float]
