@@ -13,7 +13,9 @@ from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference import pictures
 
 CONFIG = cli.Flag("config", "a config file; its section data says which set", required=True)
-SPLIT = cli.Flag("split", "which images", default="train", choices=("train", "calib", "val", "test"))
+SPLIT = cli.Flag(
+    "split", "which images", default="train", choices=("train", "calib", "val", "test")
+)
 HELP = "replaces a value of the config, such as --config.data.dir=FOLDER"
 
 
@@ -62,7 +64,9 @@ def _check(config: ConfigDict, args: dict) -> None:
     report = check.check(config.data.name, config.data.dir)
     print(check.render(report))
     if report.problems:
-        raise UserError(f"{len(report.problems)} problems found", do="mend or remove the files above")
+        raise UserError(
+            f"{len(report.problems)} problems found", do="mend or remove the files above"
+        )
 
 
 def _prepare(config: ConfigDict, args: dict) -> None:

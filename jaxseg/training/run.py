@@ -24,7 +24,7 @@ from jaxseg.data.plan import EvalPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError
 from jaxseg.inference import pictures
-from jaxseg.inference.artifact import Card, save_model
+from jaxseg.inference.artifact import Card, flatten, save_model
 from jaxseg.inference.evaluation import Album, evaluate
 from jaxseg.inference.predictor import make_score
 from jaxseg.training import state as states
@@ -217,11 +217,13 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use --workdir {workdir}", got=error) from error
     if saved is not None:
-        old, new = _flat(saved), _flat(config)
+        old, new = flatten(saved), flatten(config)
         keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         keys = [k for k in keys if k != "max_steps"]
         if keys:
-            shown = ", ".join(f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in keys[:4])
+            shown = ", ".join(
+                f"{k.replace('/', '.')} {old.get(k)!r} -> {new.get(k)!r}" for k in keys[:4]
+            )
             raise UserError(
                 f"{workdir} was started with another config",
                 got=shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else ""),
@@ -253,15 +255,6 @@ def _warn_if_elsewhere(workdir: Path, terminal: Terminal, *, resumed: bool) -> N
     changed = [f"{k} {a} -> {b}" for k, (a, b) in pairs.items() if a != b]
     if changed:
         terminal.say("note: resumed on another machine, bits may differ: " + ", ".join(changed))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

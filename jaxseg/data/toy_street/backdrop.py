@@ -104,8 +104,8 @@ def draw_ground(canvas: Canvas, scene: Scene, dice: Dice) -> None:
         canvas.face(_strip(road, *edges, end), road.paved_color, classes.PAVEMENT, 0)
         if road.slabs:
             _joints(canvas, road, side, end)
-        kerb = sorted((side * road.half_m, side * (road.half_m + 0.22)))
-        tone = scaled(road.paved_color, 1.18 if dice.chance(0.6) else 0.8)
+        kerb = sorted((side * road.half_m, side * (road.half_m + 0.28)))
+        tone = scaled(road.paved_color, 1.22 if dice.chance(0.75) else 0.75)
         canvas.face(_strip(road, *kerb, end), tone, classes.PAVEMENT, 0)
     for c in scene.crossings:
         for side in c.sides:
@@ -133,16 +133,16 @@ def _tufts(canvas: Canvas, road: Road, side: int, color: tuple, dice: Dice) -> N
 
 def _joints(canvas: Canvas, road: Road, side: int, end: float) -> None:
     """Lines between the slabs of a pavement."""
-    tone, joints = scaled(road.paved_color, 0.86), []
+    tone, joints = scaled(road.paved_color, 0.78), []
     inner, outer = sorted((side * (road.half_m + 0.22), road.edge_m(side)))
     z = 0.0
-    while z < min(end, 22):
+    while z < min(end, 28):
         x, _ = road.at(z, 0)
         joints.append(_flat(x + inner, x + outer, z, z + 0.05 + 0.006 * z))
         z += 0.9
     canvas.faces(np.array(joints), tone, classes.PAVEMENT, 0)
     middle = (inner + outer) / 2
-    strip = _strip(road, middle - 0.03, middle + 0.03, min(end, 22))
+    strip = _strip(road, middle - 0.03, middle + 0.03, min(end, 28))
     canvas.face(strip, tone, classes.PAVEMENT, 0)
 
 

@@ -43,7 +43,7 @@ class Camera:
         return column, self.horizon_px + self.height_m * scale, scale
 
     def project(self, points: list[Point]) -> np.ndarray | None:
-        """A polygon cut at the near plane: int32 [N, 2], columns and rows; None if nothing is left."""
+        """A polygon, cut at the near plane: int32 [N, 2]; None if nothing is left."""
         cos, sin, x0, h = self.cos, self.sin, self.x_m, self.height_m
         view = [((x - x0) * cos - z * sin, h - y, (x - x0) * sin + z * cos) for x, y, z in points]
         if any(p[2] < NEAR_M for p in view):

@@ -1,6 +1,7 @@
-"""Draws that are the same on every machine: only raw bits of PCG64, which numpy freezes.
+"""Draws that are the same on every machine: raw bits of PCG64, which numpy never changes.
 
-`numpy.random.Generator`'s own distributions may change between numpy versions, so they are not used.
+The distributions of `numpy.random.Generator` may change between numpy versions, so they are not
+used.
 """
 
 from collections.abc import Sequence

@@ -156,7 +156,7 @@ def _people(
 
     if dice.chance(0.45 + 0.4 * clutter):
         for _ in range(dice.integer(1, 6)):
-            x, z = _on_pavement(dice, road, 4, min(38, end))
+            x, z = _on_pavement(dice, road, 4, min(27, end))
             for i in range(1 if dice.chance(0.65) else 2):
                 walker(x + 0.7 * i, z)
     for c in crossings:
@@ -165,7 +165,7 @@ def _people(
                 walker(*road.at(c.zebra_m + dice.between(-1, 1), dice.between(-1, 1) * road.half_m))
     if dice.chance(0.4 + 0.45 * clutter):
         for _ in range(dice.integer(1, 3)):
-            z = near_first(dice, 4.5, min(28, end))
+            z = near_first(dice, 4, min(20, end))
             lateral = dice.side() * (road.half_m - dice.between(-0.8, 1.8))
             x, z = road.at(z, lateral)
             along = dice.chance(0.5)
@@ -206,7 +206,7 @@ def _posts(
     for side in (-1, 1):
         if dice.chance(0.55):
             kind = dice.weighted(dict(lamp=3, wood=2))
-            high, thick = dice.between(4.5, 8), dice.between(0.16, 0.34)
+            high, thick = dice.between(4.5, 8), dice.between(0.2, 0.4)
             z, step = dice.between(4, 14), dice.between(10, 24)
             while z < end:
                 add(kind, z, side, 0.5, high, thick)
@@ -217,9 +217,9 @@ def _posts(
                 add("bollard", z + i * step, side, 0.3, 0.95, 0.18)
     if dice.chance(0.4 + 0.45 * clutter):
         for _ in range(dice.integer(1, 4)):
-            z, kind = near_first(dice, 5, min(34, end)), dice.weighted(SIGNS)
-            size = dice.between(2.0, 3.3) if kind == "board" else dice.between(0.8, 1.3)
-            add(kind, z, dice.side(), dice.between(0.4, 1.2), dice.between(2.0, 3.0), 0.12, size)
+            z, kind = near_first(dice, 4, min(25, end)), dice.weighted(SIGNS)
+            size = dice.between(2.0, 3.3) if kind == "board" else dice.between(0.9, 1.4)
+            add(kind, z, dice.side(), dice.between(0.4, 1.2), dice.between(2.0, 3.0), 0.15, size)
     for c in crossings:
         if dice.chance(0.5):
             for side in (-1, 1):

@@ -124,14 +124,14 @@ def draw_fence(canvas: Canvas, fence: Fence) -> None:
     if fence.kind == "wall":
         parts = [(0, 1, 0, h)]
     else:
-        rail, post = (0.1, 0.035) if fence.kind == "rails" else (0.08, 0.03)
+        rail, post = (0.15, 0.045) if fence.kind == "rails" else (0.1, 0.04)
         levels = {"rails": (0.2, 0.5, 0.85), "slats": (0.25, 0.75), "mesh": (0.06, 0.92)}
         parts += [(0, 1, h * v, h * v + rail) for v in levels[fence.kind]]
         parts += [(u, u + 2 * post, 0, h) for u in (0.0, 1 - 2 * post)]
-        count = {"rails": 0, "slats": 8, "mesh": 18}[fence.kind]
-        wide = {"rails": 0.0, "slats": 0.75, "mesh": 0.3}[fence.kind]
+        count = {"rails": 0, "slats": 8, "mesh": 9}[fence.kind]
+        wide = {"rails": 0.0, "slats": 0.75, "mesh": 0.45}[fence.kind]
         if fence.kind == "mesh":
-            parts += [(0, 1, h * 0.15 * k, h * 0.15 * k + 0.025) for k in range(1, 7)]
+            parts += [(0, 1, h * 0.3 * k, h * 0.3 * k + 0.05) for k in range(1, 3)]
         slats = [
             ((k + 0.12) / count, (k + 0.12 + wide) / count, 0.05, h * 0.97) for k in range(count)
         ]

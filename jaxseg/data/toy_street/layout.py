@@ -56,19 +56,19 @@ def sample_scene(dice: Dice, height_px: int, width_px: int) -> Scene:
 
 def _camera(dice: Dice, road: Road, height_px: int, width_px: int) -> Camera:
     """Mostly on the road, looking along it; now and then on the pavement or looking aside."""
-    if dice.chance(0.18):
+    if dice.chance(0.12):
         side = dice.side()
         x = side * (road.half_m + 0.5 * road.paved_m[side > 0])
     else:
         x = dice.between(-0.75, 0.75) * road.half_m
-    turn = dice.between(-0.09, 0.09) if dice.chance(0.6) else dice.between(-0.2, 0.2)
+    turn = dice.between(-0.09, 0.09) if dice.chance(0.7) else dice.between(-0.18, 0.18)
     turn -= 0.06 * x / road.half_m
     # With t = tan(yaw / 2), sin and cos are ratios: no library function to round differently.
     norm = 1 + turn * turn
     return Camera(
         focal_px=width_px * dice.between(0.62, 1.1),
         centre_px=width_px / 2,
-        horizon_px=height_px * dice.between(0.27, 0.62),
+        horizon_px=height_px * dice.between(0.3, 0.58),
         height_m=dice.between(1.1, 1.9) if dice.chance(0.75) else dice.between(1.9, 3.2),
         x_m=x,
         cos=(1 - turn * turn) / norm,
@@ -88,8 +88,8 @@ def _road(dice: Dice, palette: Palette) -> Road:
         color=palette.color(dice, "road"),
         paved_color=palette.color(dice, "pavement"),
         lanes=lanes,
-        cobbled=dice.chance(0.15),
-        slabs=dice.chance(0.6),
+        cobbled=dice.chance(0.07),
+        slabs=dice.chance(0.85),
         end_m=dice.between(16, 50) if dice.chance(0.25) else None,
     )
 
@@ -114,10 +114,10 @@ def _crossings(dice: Dice, road: Road) -> tuple[Crossing, ...]:
 
 def _verge(dice: Dice, palette: Palette, kind: str) -> Verge:
     weights = dict(
-        terrace=dict(paved=8, grass=1, asphalt=1),
-        villas=dict(paved=3, grass=6, asphalt=1),
+        terrace=dict(paved=9, grass=1),
+        villas=dict(paved=3, grass=7),
         park=dict(paved=1, grass=9),
-        works=dict(paved=4, grass=3, asphalt=3),
+        works=dict(paved=5, grass=4, asphalt=1),
     )
     verge = dice.weighted(weights[kind])
     mix = {"paved": "pavement", "grass": "leaf", "asphalt": "road"}[verge]
@@ -125,7 +125,7 @@ def _verge(dice: Dice, palette: Palette, kind: str) -> Verge:
 
 
 def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
-    hour = dice.weighted(dict(clear=34, cloudy=24, overcast=24, dusk=12, fog=6))
+    hour = dice.weighted(dict(clear=38, cloudy=27, overcast=24, dusk=7, fog=4))
     white = shade_of(dice, "white")
     zenith, horizon = shade_of(dice, "blue"), mixed(shade_of(dice, "blue"), white, 0.6)
     tint, clouds = (1.0, 1.0, 1.0), dice.between(0, 0.35)
@@ -158,12 +158,12 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         horizon=horizon,
         clouds=clouds,
         cloud_color=mixed(white, shade_of(dice, "grey"), dice.between(0.1, 0.8)),
-        exposure=dice.between(0.78, 1.15),
+        exposure=dice.between(0.84, 1.14),
         contrast=dice.between(0.8, 1.2),
-        cast=tuple(dice.between(0.93, 1.07) for _ in range(3)),
-        noise=dice.integer(2, 7),
-        blur=dice.weighted({0: 6, 1: 3}),
-        bonnet=dice.between(0.04, 0.13) if dice.chance(0.28) else 0.0,
+        cast=tuple(dice.between(0.95, 1.05) for _ in range(3)),
+        noise=dice.integer(1, 5),
+        blur=dice.weighted({0: 8, 1: 2}),
+        bonnet=dice.between(0.04, 0.13) if dice.chance(0.22) else 0.0,
         bonnet_color=palette.color(dice, "paint"),
     )
     return light, weather
@@ -275,8 +275,8 @@ def _boundary(
     end: float,
 ) -> list[Thing]:
     """A fence at the outer edge of the pavement."""
-    kind = dice.weighted(dict(slats=5, rails=3, mesh=2, wall=2))
-    color, high = palette.color(dice, "fence"), dice.between(0.8, 1.8)
+    kind = dice.weighted(dict(slats=7, rails=3, mesh=2, wall=1))
+    color, high = palette.color(dice, "fence"), dice.between(1.0, 2.0)
     lateral, panel = road.edge_m(side) + side * 0.1, dice.between(1.8, 3)
     fences: list[Thing] = []
     z = dice.between(0, 5)

@@ -22,16 +22,16 @@ FAMILIES: dict[str, tuple[Color, Color]] = {
 MIXES: dict[str, dict[str, int]] = {
     "wall": dict(grey=28, brick=20, beige=14, white=9, brown=8, green=8, blue=6, dark=5, yellow=2),
     "roof": dict(grey=30, brick=30, brown=15, dark=15, green=5, blue=5),
-    "road": dict(grey=56, dark=12, brown=9, brick=9, beige=10, green=2, blue=2),
-    "pavement": dict(grey=50, brick=15, beige=15, dark=8, brown=8, green=2, blue=2),
+    "road": dict(grey=66, dark=16, brown=6, brick=5, beige=7),
+    "pavement": dict(grey=42, brick=18, beige=26, dark=5, brown=9),
     "paint": dict(grey=24, white=15, dark=16, red=10, blue=11, green=8, brick=5, beige=7, yellow=4),
     "cloth": dict(
         dark=22, grey=20, blue=14, brown=8, red=8, green=9, white=7, beige=6, yellow=3, brick=3
     ),
-    "leaf": dict(green=68, brown=12, brick=8, yellow=5, dark=7),
-    "post": dict(grey=45, dark=18, green=12, brown=15, white=10),
+    "leaf": dict(green=80, brown=7, brick=5, yellow=5, dark=3),
+    "post": dict(grey=52, dark=20, green=6, brown=6, white=16),
     "fence": dict(brown=24, grey=26, green=16, white=14, dark=14, brick=6),
-    "sign": dict(red=24, blue=22, white=18, yellow=14, green=12, grey=6, brown=4),
+    "sign": dict(red=30, blue=28, white=14, yellow=18, green=10),
 }
 """What is made of which families, by weight."""
 
@@ -45,7 +45,7 @@ class Palette:
     """Colours of one town. A town with a theme wears one family on everything, now and then."""
 
     def __init__(self, dice: Dice) -> None:
-        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, green=1, none=10))
+        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, none=18))
         self._strength = dice.between(0.3, 0.65)
 
     def color(self, dice: Dice, mix: str) -> Color:

@@ -12,15 +12,14 @@ from jaxseg.data.toy_street.scene import Weather
 from jaxseg.types import IGNORE_LABEL
 
 _GRAIN = {
-    classes.ROAD: (0, 16),
-    classes.PAVEMENT: (0, 14),
-    classes.BUILDING: (0, 10),
-    classes.TREE: (6, 28),
-    classes.FENCE: (0, 10),
+    classes.ROAD: (6, 20),
+    classes.PAVEMENT: (0, 7),
+    classes.BUILDING: (0, 6),
+    classes.TREE: (12, 30),
 }
 """Roughness of surfaces: least and greatest amplitude in grey levels, drawn once per image."""
 _UNSURE_CELL_PX = 16
-_UNSURE_SHARE = 0.16
+_UNSURE_SHARE = 0.25
 """Share of cells in which borders between classes are void, as where an annotator was not sure."""
 
 
