@@ -13,8 +13,7 @@ from jaxseg.data.toy_street.scene import Road, Scene
 _ALONG_M = (-6, -3, 0, 2, 4, 6, 8, 11, 14, 18, 23, 30, 40, 55, 75, 100, 140)
 """Where the outline of a curved strip has its corners."""
 _WIDE_M = 90.0
-_FLAT = -1.0
-"""Haze of the ground is added by row in the end, so its polygons are drawn as if at depth 0."""
+_SLAB_M = 0.8
 
 
 def draw_sky(canvas: Canvas, scene: Scene, dice: Dice) -> None:
@@ -103,7 +102,8 @@ def draw_ground(canvas: Canvas, scene: Scene, dice: Dice) -> None:
         edges = sorted((0.0, road.edge_m(side)))
         canvas.face(_strip(road, *edges, end), road.paved_color, classes.PAVEMENT, 0)
         if road.slabs:
-            _joints(canvas, road, side, end)
+            beyond_m = 8.0 if scene.verges[side > 0].kind == "paved" else 0.0
+            _joints(canvas, road, side, end, beyond_m)
         kerb = sorted((side * road.half_m, side * (road.half_m + 0.28)))
         tone = scaled(road.paved_color, 1.22 if dice.chance(0.75) else 0.75)
         canvas.face(_strip(road, *kerb, end), tone, classes.PAVEMENT, 0)
@@ -131,19 +131,20 @@ def _tufts(canvas: Canvas, road: Road, side: int, color: tuple, dice: Dice) -> N
         canvas.faces(np.array(spots), scaled(color, factor), classes.TREE, 0)
 
 
-def _joints(canvas: Canvas, road: Road, side: int, end: float) -> None:
-    """Lines between the slabs of a pavement."""
-    tone, joints = scaled(road.paved_color, 0.78), []
-    inner, outer = sorted((side * (road.half_m + 0.22), road.edge_m(side)))
+def _joints(canvas: Canvas, road: Road, side: int, end: float, beyond_m: float) -> None:
+    """Lines between the slabs of a pavement, and of what is paved beyond it."""
+    tone, joints = scaled(road.paved_color, 0.72), []
+    far, wide = min(end, 28.0), _SLAB_M
+    inner, outer = side * (road.half_m + 0.28), road.edge_m(side) + side * beyond_m
     z = 0.0
-    while z < min(end, 28):
+    while z < far:
         x, _ = road.at(z, 0)
-        joints.append(_flat(x + inner, x + outer, z, z + 0.05 + 0.006 * z))
-        z += 0.9
+        joints.append(_flat(x + inner, x + outer, z, z + 0.06 + 0.006 * z))
+        z += wide
     canvas.faces(np.array(joints), tone, classes.PAVEMENT, 0)
-    middle = (inner + outer) / 2
-    strip = _strip(road, middle - 0.03, middle + 0.03, min(end, 28))
-    canvas.face(strip, tone, classes.PAVEMENT, 0)
+    for k in range(1, int(abs(outer - inner) / wide) + 1):
+        m = inner + side * wide * k
+        canvas.face(_strip(road, m - 0.03, m + 0.03, far), tone, classes.PAVEMENT, 0)
 
 
 def _wear(canvas: Canvas, road: Road, end: float, dice: Dice) -> None:

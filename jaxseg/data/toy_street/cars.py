@@ -72,6 +72,10 @@ class _Body:
                  (0.0, side, belt)],
                 scaled(paint, self._side_tone),
             )  # fmt: skip
+            # The sky is mirrored in a line under the windows.
+            gleam = [(0.02, side, belt * 0.8), (0.98, side, belt * 0.76)]
+            gleam += [(0.98, side, belt * 0.84), (0.02, side, belt * 0.9)]
+            self._face(gleam, mixed(paint, (235, 238, 242), 0.45))
         for sees, s, y in ((self._sees_front, 1, belt * 0.86), (self._sees_rear, 0, belt)):
             if sees:
                 face = [(s, -1, bottom), (s, 1, bottom), (s, 1, y), (s, -1, y)]

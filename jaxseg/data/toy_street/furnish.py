@@ -37,7 +37,7 @@ def furnish(
     for side in (-1, 1):
         if dice.chance(0.3):
             things += _street_trees(dice, palette, road, side, end)
-        if dice.chance(0.28):
+        if dice.chance(0.38):
             things += _railing(dice, palette, road, side, end)
     for _ in range(dice.integer(0, 3)):
         x, z = _on_pavement(dice, road, 5, min(30, end))
@@ -154,9 +154,9 @@ def _people(
             )
         )
 
-    if dice.chance(0.45 + 0.4 * clutter):
-        for _ in range(dice.integer(1, 6)):
-            x, z = _on_pavement(dice, road, 4, min(27, end))
+    if dice.chance(0.55 + 0.4 * clutter):
+        for _ in range(dice.integer(2, 8)):
+            x, z = _on_pavement(dice, road, 3.5, min(18, end))
             for i in range(1 if dice.chance(0.65) else 2):
                 walker(x + 0.7 * i, z)
     for c in crossings:
@@ -164,8 +164,8 @@ def _people(
             for _ in range(dice.integer(1, 4)):
                 walker(*road.at(c.zebra_m + dice.between(-1, 1), dice.between(-1, 1) * road.half_m))
     if dice.chance(0.4 + 0.45 * clutter):
-        for _ in range(dice.integer(1, 3)):
-            z = near_first(dice, 4, min(20, end))
+        for _ in range(dice.integer(1, 5)):
+            z = near_first(dice, 4, min(15, end))
             lateral = dice.side() * (road.half_m - dice.between(-0.8, 1.8))
             x, z = road.at(z, lateral)
             along = dice.chance(0.5)
@@ -206,7 +206,7 @@ def _posts(
     for side in (-1, 1):
         if dice.chance(0.55):
             kind = dice.weighted(dict(lamp=3, wood=2))
-            high, thick = dice.between(4.5, 8), dice.between(0.2, 0.4)
+            high, thick = dice.between(4.5, 8), dice.between(0.24, 0.46)
             z, step = dice.between(4, 14), dice.between(10, 24)
             while z < end:
                 add(kind, z, side, 0.5, high, thick)
@@ -249,7 +249,7 @@ def _street_trees(dice: Dice, palette: Palette, road: Road, side: int, end: floa
 
 def _railing(dice: Dice, palette: Palette, road: Road, side: int, end: float) -> list[Thing]:
     """Between carriageway and pavement."""
-    color, kind = palette.color(dice, "fence"), dice.pick(("rails", "slats", "mesh"))
+    color, kind = palette.color(dice, "fence"), dice.pick(("rails", "slats", "slats"))
     z, panel, high = dice.between(3, 12), dice.between(1.6, 2.4), dice.between(0.8, 1.15)
     panels: list[Thing] = []
     for _ in range(dice.integer(3, 10)):

@@ -91,7 +91,7 @@ def _decorate(wall: _Wall, house: Building, style: str, glass: tuple, dice: Dice
     if style == "glass":
         _curtain(wall, glass, dice)
         return
-    if dice.chance(0.4) and wall.depth_m < 30:
+    if wall.depth_m < 50:
         _courses(wall, house.wall)
     if style == "blank":
         if dice.chance(0.5):
@@ -134,7 +134,7 @@ def _decorate(wall: _Wall, house: Building, style: str, glass: tuple, dice: Dice
 def _courses(wall: _Wall, color: tuple) -> None:
     """Rows of brick, coarser than true ones so that they can be seen."""
     rows = [(0, 1, 0.4 * k, 0.4 * k + 0.12) for k in range(int(wall.high_m / 0.4))]
-    wall.quads(rows, scaled(color, 0.9))
+    wall.quads(rows, scaled(color, 0.8))
 
 
 def _curtain(wall: _Wall, glass: tuple, dice: Dice) -> None:

@@ -88,8 +88,8 @@ def _road(dice: Dice, palette: Palette) -> Road:
         color=palette.color(dice, "road"),
         paved_color=palette.color(dice, "pavement"),
         lanes=lanes,
-        cobbled=dice.chance(0.07),
-        slabs=dice.chance(0.85),
+        cobbled=dice.chance(0.04),
+        slabs=dice.chance(0.97),
         end_m=dice.between(16, 50) if dice.chance(0.25) else None,
     )
 
@@ -125,7 +125,7 @@ def _verge(dice: Dice, palette: Palette, kind: str) -> Verge:
 
 
 def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
-    hour = dice.weighted(dict(clear=38, cloudy=27, overcast=24, dusk=7, fog=4))
+    hour = dice.weighted(dict(clear=40, cloudy=30, overcast=22, dusk=5, fog=3))
     white = shade_of(dice, "white")
     zenith, horizon = shade_of(dice, "blue"), mixed(shade_of(dice, "blue"), white, 0.6)
     tint, clouds = (1.0, 1.0, 1.0), dice.between(0, 0.35)
@@ -134,7 +134,7 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         tint = (1.04 + warm, 1.02, 1.0 - warm)
         clouds = dice.between(0.35, 0.8) if hour == "cloudy" else clouds
     elif hour in ("overcast", "fog"):
-        zenith = mixed(shade_of(dice, "grey"), white, 0.4)
+        zenith = mixed(shade_of(dice, "grey"), white, 0.65)
         horizon = mixed(zenith, white, dice.between(0.1, 0.7))
         tint, clouds = (0.86, 0.87, 0.9), dice.between(0.7, 1.0)
     else:
@@ -158,11 +158,11 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         horizon=horizon,
         clouds=clouds,
         cloud_color=mixed(white, shade_of(dice, "grey"), dice.between(0.1, 0.8)),
-        exposure=dice.between(0.84, 1.14),
-        contrast=dice.between(0.8, 1.2),
+        exposure=dice.between(0.88, 1.1),
+        contrast=dice.between(0.9, 1.15),
         cast=tuple(dice.between(0.95, 1.05) for _ in range(3)),
-        noise=dice.integer(1, 5),
-        blur=dice.weighted({0: 8, 1: 2}),
+        noise=dice.integer(1, 3),
+        blur=dice.weighted({0: 9, 1: 1}),
         bonnet=dice.between(0.04, 0.13) if dice.chance(0.22) else 0.0,
         bonnet_color=palette.color(dice, "paint"),
     )
@@ -202,7 +202,7 @@ def _side(
             z += dice.between(1.5, 7)
         elif kind == "works" and dice.chance(0.5):
             z += dice.between(2, 14)
-    if setback > 1.2 and dice.chance(0.6) or kind == "park" and dice.chance(0.6):
+    if (setback > 1.2 or kind == "park") and dice.chance(0.6):
         things += _boundary(dice, palette, road, side, gaps, end)
     return things
 
@@ -275,8 +275,8 @@ def _boundary(
     end: float,
 ) -> list[Thing]:
     """A fence at the outer edge of the pavement."""
-    kind = dice.weighted(dict(slats=7, rails=3, mesh=2, wall=1))
-    color, high = palette.color(dice, "fence"), dice.between(1.0, 2.0)
+    kind = dice.weighted(dict(slats=9, rails=2, mesh=1, wall=1))
+    color, high = palette.color(dice, "fence"), dice.between(1.2, 2.2)
     lateral, panel = road.edge_m(side) + side * 0.1, dice.between(1.8, 3)
     fences: list[Thing] = []
     z = dice.between(0, 5)

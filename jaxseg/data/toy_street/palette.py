@@ -20,15 +20,15 @@ FAMILIES: dict[str, tuple[Color, Color]] = {
 """From dark to light."""
 
 MIXES: dict[str, dict[str, int]] = {
-    "wall": dict(grey=28, brick=20, beige=14, white=9, brown=8, green=8, blue=6, dark=5, yellow=2),
+    "wall": dict(grey=24, brick=26, beige=18, white=9, brown=8, green=4, blue=4, dark=4, yellow=3),
     "roof": dict(grey=30, brick=30, brown=15, dark=15, green=5, blue=5),
-    "road": dict(grey=66, dark=16, brown=6, brick=5, beige=7),
-    "pavement": dict(grey=42, brick=18, beige=26, dark=5, brown=9),
+    "road": dict(grey=70, dark=20, brown=4, brick=3, beige=3),
+    "pavement": dict(grey=34, brick=22, beige=32, brown=10, dark=2),
     "paint": dict(grey=24, white=15, dark=16, red=10, blue=11, green=8, brick=5, beige=7, yellow=4),
     "cloth": dict(
         dark=22, grey=20, blue=14, brown=8, red=8, green=9, white=7, beige=6, yellow=3, brick=3
     ),
-    "leaf": dict(green=80, brown=7, brick=5, yellow=5, dark=3),
+    "leaf": dict(green=88, brown=4, brick=3, yellow=4, dark=1),
     "post": dict(grey=52, dark=20, green=6, brown=6, white=16),
     "fence": dict(brown=24, grey=26, green=16, white=14, dark=14, brick=6),
     "sign": dict(red=30, blue=28, white=14, yellow=18, green=10),
@@ -45,7 +45,7 @@ class Palette:
     """Colours of one town. A town with a theme wears one family on everything, now and then."""
 
     def __init__(self, dice: Dice) -> None:
-        self._theme = dice.weighted(dict(grey=3, brick=2, brown=1, beige=1, none=18))
+        self._theme = dice.weighted(dict(grey=2, brick=2, beige=1, none=25))
         self._strength = dice.between(0.3, 0.65)
 
     def color(self, dice: Dice, mix: str) -> Color:

@@ -12,10 +12,9 @@ from jaxseg.data.toy_street.scene import Weather
 from jaxseg.types import IGNORE_LABEL
 
 _GRAIN = {
-    classes.ROAD: (6, 20),
-    classes.PAVEMENT: (0, 7),
-    classes.BUILDING: (0, 6),
-    classes.TREE: (12, 30),
+    classes.ROAD: (26, 44),
+    classes.PAVEMENT: (0, 4),
+    classes.TREE: (36, 60),
 }
 """Roughness of surfaces: least and greatest amplitude in grey levels, drawn once per image."""
 _UNSURE_CELL_PX = 16
