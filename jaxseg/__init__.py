@@ -43,7 +43,7 @@ def create(
         arch: an `Arch`, or a name of the zoo such as 'deeplabv3plus_resnet18'.
         num_classes: K; needed with a name.
         seed: of the weights.
-        **options: of the named network: width, output_stride, aux, compute.
+        **options: of the named network: width, output_stride, aux, compute, dropout.
 
     Returns:
         (module, variables): `module.apply(variables, image)` takes a normalised float image

@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
                 "width": 0.25,  # multiplier of all channel counts
                 "output_stride": 16,  # 8 | 16 | 32
                 "aux": False,  # auxiliary FCN head, training only
+                "dropout": 0.1,  # in the heads
                 "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32
             },
             "loss": {

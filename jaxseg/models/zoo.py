@@ -82,21 +82,22 @@ def _on_resnet(
     output_stride: int = 8,
     aux: bool = False,
     compute: str = "float32",
+    dropout: float = 0.1,
     *,
     depth: int,
     head: str,
 ) -> Arch:
     backbone = resnet(depth, output_stride, width)
     main = {
-        "fcn": lambda: heads.fcn_head(backbone),
-        "deeplabv3": lambda: heads.deeplabv3_head(backbone, width),
-        "deeplabv3plus": lambda: heads.deeplabv3plus_head(backbone, width),
+        "fcn": lambda: heads.fcn_head(backbone, dropout=dropout),
+        "deeplabv3": lambda: heads.deeplabv3_head(backbone, width, dropout=dropout),
+        "deeplabv3plus": lambda: heads.deeplabv3plus_head(backbone, width, dropout=dropout),
     }[head]()
     return Arch(
         num_classes=num_classes,
         backbone=backbone,
         head=main,
-        aux=(heads.aux_head(backbone, stage_end(depth, 3)),) if aux else (),
+        aux=(heads.aux_head(backbone, stage_end(depth, 3), dropout),) if aux else (),
         numbers=NumbersArch(compute=compute),
     )
 
@@ -109,9 +110,9 @@ NAMES: dict[str, Callable[..., Arch]] = {
     for head, output_stride in (("fcn", 8), ("deeplabv3", 8), ("deeplabv3plus", 16))
     for depth in DEPTHS
 }
-"""Name -> (num_classes, width, output_stride, aux, compute) -> Arch."""
+"""Name -> (num_classes, width, output_stride, aux, compute, dropout) -> Arch."""
 
-OPTIONS = ("width", "output_stride", "aux", "compute")
+OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
 """What a named network can be asked for besides its number of classes."""
 
 
@@ -122,7 +123,8 @@ def named(name: str, num_classes: int, **options: Any) -> Arch:
         name: one of `NAMES`.
         num_classes: K.
         **options: width (1.0, multiplies all widths), output_stride (8, 16 or 32), aux (False, an
-            auxiliary head), compute ('float32' or 'bfloat16').
+            auxiliary head), compute ('float32' or 'bfloat16'), dropout (0.1, of every head; the papers' 0.5
+            costs a short training from scratch dearly).
 
     Raises:
         UserError: unknown name or option, or an impossible value.

@@ -53,7 +53,7 @@ def park(
     """Trees and bushes beyond the pavement."""
     trees: list[Thing] = []
     for _ in range(dice.integer(1, 3)):
-        kind = dice.weighted(dict(round=5, cone=2, bare=1, bush=4))
+        kind = dice.weighted(dict(round=12, cone=4, bare=1, bush=8))
         offset = dice.between(1.0, 3.0) if kind == "bush" else dice.between(2, 12)
         x, z = road.at(dice.between(near_m, far_m), road.edge_m(side) + side * offset)
         trees.append(_tree(dice, palette, x, z, kind))
@@ -71,7 +71,7 @@ def _tree(dice: Dice, palette: Palette, x: float, z: float, kind: str) -> Tree:
         crown_m=crown * dice.between(0.8, 1.25),
         kind=kind,
         leaf=palette.color(dice, "leaf"),
-        bark=shade_of(dice, dice.pick(("brown", "dark", "grey"))),
+        bark=shade_of(dice, "brown"),
     )
 
 
@@ -156,7 +156,7 @@ def _people(
 
     if dice.chance(0.55 + 0.4 * clutter):
         for _ in range(dice.integer(2, 8)):
-            x, z = _on_pavement(dice, road, 3.5, min(18, end))
+            x, z = _on_pavement(dice, road, 3.5, min(11, end))
             for i in range(1 if dice.chance(0.65) else 2):
                 walker(x + 0.7 * i, z)
     for c in crossings:
@@ -165,7 +165,7 @@ def _people(
                 walker(*road.at(c.zebra_m + dice.between(-1, 1), dice.between(-1, 1) * road.half_m))
     if dice.chance(0.4 + 0.45 * clutter):
         for _ in range(dice.integer(1, 5)):
-            z = near_first(dice, 4, min(15, end))
+            z = near_first(dice, 4, min(10, end))
             lateral = dice.side() * (road.half_m - dice.between(-0.8, 1.8))
             x, z = road.at(z, lateral)
             along = dice.chance(0.5)
@@ -175,7 +175,7 @@ def _people(
                     z_m=z,
                     squeeze=dice.side()
                     * (dice.between(0.1, 0.3) if along else dice.between(0.6, 1)),
-                    top=palette.color(dice, "cloth"),
+                    top=palette.color(dice, "jersey"),
                     legs=palette.color(dice, "cloth"),
                     skin=dice.pick(SKIN),
                     helmet=palette.color(dice, "paint"),
@@ -206,20 +206,20 @@ def _posts(
     for side in (-1, 1):
         if dice.chance(0.55):
             kind = dice.weighted(dict(lamp=3, wood=2))
-            high, thick = dice.between(4.5, 8), dice.between(0.24, 0.46)
-            z, step = dice.between(4, 14), dice.between(10, 24)
-            while z < end:
+            high, thick = dice.between(4.5, 8), dice.between(0.4, 0.6)
+            z, step = dice.between(4, 12), dice.between(9, 20)
+            while z < min(end, 26):
                 add(kind, z, side, 0.5, high, thick)
                 z += step
         if dice.chance(0.2):
             z, step = dice.between(3, 9), dice.between(1.5, 3)
             for i in range(dice.integer(3, 8)):
-                add("bollard", z + i * step, side, 0.3, 0.95, 0.18)
+                add("bollard", z + i * step, side, 0.3, 0.95, 0.26)
     if dice.chance(0.4 + 0.45 * clutter):
         for _ in range(dice.integer(1, 4)):
-            z, kind = near_first(dice, 4, min(25, end)), dice.weighted(SIGNS)
-            size = dice.between(2.0, 3.3) if kind == "board" else dice.between(0.9, 1.4)
-            add(kind, z, dice.side(), dice.between(0.4, 1.2), dice.between(2.0, 3.0), 0.15, size)
+            z, kind = near_first(dice, 4, min(14, end)), dice.weighted(SIGNS)
+            size = dice.between(2.0, 3.3) if kind == "board" else dice.between(1.1, 1.7)
+            add(kind, z, dice.side(), dice.between(0.4, 1.2), dice.between(2.0, 3.0), 0.22, size)
     for c in crossings:
         if dice.chance(0.5):
             for side in (-1, 1):
@@ -230,14 +230,14 @@ def _posts(
                     side,
                     0.4,
                     high,
-                    0.16,
+                    0.24,
                     dice.between(0.9, 1.3),
                 )
     return posts
 
 
 def _street_trees(dice: Dice, palette: Palette, road: Road, side: int, end: float) -> list[Thing]:
-    kind = dice.weighted(dict(round=5, cone=1, bare=2))
+    kind = dice.weighted(dict(round=12, cone=4, bare=1))
     z, step = dice.between(4, 14), dice.between(7, 15)
     trees: list[Thing] = []
     while z < end:
@@ -249,7 +249,7 @@ def _street_trees(dice: Dice, palette: Palette, road: Road, side: int, end: floa
 
 def _railing(dice: Dice, palette: Palette, road: Road, side: int, end: float) -> list[Thing]:
     """Between carriageway and pavement."""
-    color, kind = palette.color(dice, "fence"), dice.pick(("rails", "slats", "slats"))
+    color, kind = palette.color(dice, "fence"), dice.pick(("wall", "slats", "slats"))
     z, panel, high = dice.between(3, 12), dice.between(1.6, 2.4), dice.between(0.8, 1.15)
     panels: list[Thing] = []
     for _ in range(dice.integer(3, 10)):

@@ -66,9 +66,9 @@ def _camera(dice: Dice, road: Road, height_px: int, width_px: int) -> Camera:
     # With t = tan(yaw / 2), sin and cos are ratios: no library function to round differently.
     norm = 1 + turn * turn
     return Camera(
-        focal_px=width_px * dice.between(0.62, 1.1),
+        focal_px=width_px * dice.between(0.9, 1.25),
         centre_px=width_px / 2,
-        horizon_px=height_px * dice.between(0.3, 0.58),
+        horizon_px=height_px * dice.between(0.36, 0.52),
         height_m=dice.between(1.1, 1.9) if dice.chance(0.75) else dice.between(1.9, 3.2),
         x_m=x,
         cos=(1 - turn * turn) / norm,
@@ -125,7 +125,7 @@ def _verge(dice: Dice, palette: Palette, kind: str) -> Verge:
 
 
 def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
-    hour = dice.weighted(dict(clear=40, cloudy=30, overcast=22, dusk=5, fog=3))
+    hour = dice.weighted(dict(clear=46, cloudy=32, overcast=18, dusk=2, fog=2))
     white = shade_of(dice, "white")
     zenith, horizon = shade_of(dice, "blue"), mixed(shade_of(dice, "blue"), white, 0.6)
     tint, clouds = (1.0, 1.0, 1.0), dice.between(0, 0.35)
@@ -134,7 +134,7 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         tint = (1.04 + warm, 1.02, 1.0 - warm)
         clouds = dice.between(0.35, 0.8) if hour == "cloudy" else clouds
     elif hour in ("overcast", "fog"):
-        zenith = mixed(shade_of(dice, "grey"), white, 0.65)
+        zenith = mixed(shade_of(dice, "grey"), white, 0.8)
         horizon = mixed(zenith, white, dice.between(0.1, 0.7))
         tint, clouds = (0.86, 0.87, 0.9), dice.between(0.7, 1.0)
     else:
@@ -157,7 +157,7 @@ def _sky(dice: Dice, palette: Palette) -> tuple[Light, Weather]:
         zenith=zenith,
         horizon=horizon,
         clouds=clouds,
-        cloud_color=mixed(white, shade_of(dice, "grey"), dice.between(0.1, 0.8)),
+        cloud_color=mixed(white, shade_of(dice, "grey"), dice.between(0.0, 0.35)),
         exposure=dice.between(0.88, 1.1),
         contrast=dice.between(0.9, 1.15),
         cast=tuple(dice.between(0.95, 1.05) for _ in range(3)),
@@ -275,7 +275,7 @@ def _boundary(
     end: float,
 ) -> list[Thing]:
     """A fence at the outer edge of the pavement."""
-    kind = dice.weighted(dict(slats=9, rails=2, mesh=1, wall=1))
+    kind = dice.weighted(dict(slats=5, rails=1, wall=5))
     color, high = palette.color(dice, "fence"), dice.between(1.2, 2.2)
     lateral, panel = road.edge_m(side) + side * 0.1, dice.between(1.8, 3)
     fences: list[Thing] = []

@@ -15,23 +15,24 @@ FAMILIES: dict[str, tuple[Color, Color]] = {
     "green": ((36, 60, 26), (122, 152, 78)),
     "blue": ((46, 66, 112), (142, 172, 206)),
     "red": ((132, 22, 22), (206, 52, 46)),
+    "asphalt": ((66, 66, 70), (112, 112, 114)),
+    "pale": ((150, 148, 144), (206, 204, 200)),
     "yellow": ((170, 130, 32), (232, 202, 82)),
 }
 """From dark to light."""
 
 MIXES: dict[str, dict[str, int]] = {
-    "wall": dict(grey=24, brick=26, beige=18, white=9, brown=8, green=4, blue=4, dark=4, yellow=3),
-    "roof": dict(grey=30, brick=30, brown=15, dark=15, green=5, blue=5),
-    "road": dict(grey=70, dark=20, brown=4, brick=3, beige=3),
-    "pavement": dict(grey=34, brick=22, beige=32, brown=10, dark=2),
-    "paint": dict(grey=24, white=15, dark=16, red=10, blue=11, green=8, brick=5, beige=7, yellow=4),
-    "cloth": dict(
-        dark=22, grey=20, blue=14, brown=8, red=8, green=9, white=7, beige=6, yellow=3, brick=3
-    ),
-    "leaf": dict(green=88, brown=4, brick=3, yellow=4, dark=1),
-    "post": dict(grey=52, dark=20, green=6, brown=6, white=16),
-    "fence": dict(brown=24, grey=26, green=16, white=14, dark=14, brick=6),
-    "sign": dict(red=30, blue=28, white=14, yellow=18, green=10),
+    "wall": dict(brick=34, beige=24, white=14, brown=12, grey=8, yellow=5, blue=3),
+    "roof": dict(brick=40, brown=25, dark=20, grey=15),
+    "road": dict(asphalt=88, brown=4, grey=8),
+    "pavement": dict(beige=44, brick=16, pale=40),
+    "paint": dict(grey=20, white=18, dark=18, red=16, blue=16, green=4, yellow=8),
+    "cloth": dict(dark=20, blue=34, white=12, red=12, green=10, grey=6, brown=6),
+    "jersey": dict(yellow=56, red=24, white=10, green=10),
+    "leaf": dict(green=92, yellow=4, brick=4),
+    "post": dict(grey=40, dark=45, green=5, white=10),
+    "fence": dict(brown=40, white=28, green=12, dark=12, grey=8),
+    "sign": dict(red=36, blue=34, yellow=22, green=8),
 }
 """What is made of which families, by weight."""
 
@@ -45,7 +46,7 @@ class Palette:
     """Colours of one town. A town with a theme wears one family on everything, now and then."""
 
     def __init__(self, dice: Dice) -> None:
-        self._theme = dice.weighted(dict(grey=2, brick=2, beige=1, none=25))
+        self._theme = dice.weighted(dict(grey=1, brick=1, none=18))
         self._strength = dice.between(0.3, 0.65)
 
     def color(self, dice: Dice, mix: str) -> Color:
@@ -55,7 +56,7 @@ class Palette:
             family = self._theme
         color = shade_of(dice, family)
         # Dust lies on what is walked and driven on.
-        return mixed(color, _DUST, 0.45) if mix in ("road", "pavement") else color
+        return mixed(color, _DUST, 0.2) if mix in ("road", "pavement") else color
 
 
 def shade_of(dice: Dice, family: str) -> Color:
