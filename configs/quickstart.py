@@ -22,6 +22,6 @@ def get_config():
     config.model.dropout = 0.0
     config.loss.class_weights = (0.55, 0.55, 1.0, 0.45, 0.8, 0.65, 1.3, 1.2, 0.7, 1.7, 1.7)
     config.phases.main = defaults.phase(
-        1100, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=50
+        1200, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=50
     )
     return config

@@ -155,7 +155,7 @@ def _people(
         )
 
     if dice.chance(0.55 + 0.4 * clutter):
-        for _ in range(dice.integer(2, 8)):
+        for _ in range(dice.integer(3, 9)):
             x, z = _on_pavement(dice, road, 3.5, min(11, end))
             for i in range(1 if dice.chance(0.65) else 2):
                 walker(x + 0.7 * i, z)
@@ -164,7 +164,7 @@ def _people(
             for _ in range(dice.integer(1, 4)):
                 walker(*road.at(c.zebra_m + dice.between(-1, 1), dice.between(-1, 1) * road.half_m))
     if dice.chance(0.4 + 0.45 * clutter):
-        for _ in range(dice.integer(1, 5)):
+        for _ in range(dice.integer(1, 3)):
             z = near_first(dice, 4, min(10, end))
             lateral = dice.side() * (road.half_m - dice.between(-0.8, 1.8))
             x, z = road.at(z, lateral)

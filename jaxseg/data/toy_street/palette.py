@@ -22,7 +22,7 @@ FAMILIES: dict[str, tuple[Color, Color]] = {
 """From dark to light."""
 
 MIXES: dict[str, dict[str, int]] = {
-    "wall": dict(brick=34, beige=24, white=14, brown=12, grey=8, yellow=5, blue=3),
+    "wall": dict(brick=34, beige=24, white=5, brown=14, grey=12, yellow=5, blue=6),
     "roof": dict(brick=40, brown=25, dark=20, grey=15),
     "road": dict(asphalt=88, brown=4, grey=8),
     "pavement": dict(beige=44, brick=16, pale=40),
@@ -31,7 +31,7 @@ MIXES: dict[str, dict[str, int]] = {
     "jersey": dict(yellow=56, red=24, white=10, green=10),
     "leaf": dict(green=92, yellow=4, brick=4),
     "post": dict(grey=40, dark=45, green=5, white=10),
-    "fence": dict(brown=40, white=28, green=12, dark=12, grey=8),
+    "fence": dict(white=55, green=25, brown=20),
     "sign": dict(red=36, blue=34, yellow=22, green=8),
 }
 """What is made of which families, by weight."""

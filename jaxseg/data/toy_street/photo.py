@@ -17,9 +17,6 @@ _GRAIN = {
     classes.TREE: (36, 60),
 }
 """Roughness of surfaces: least and greatest amplitude in grey levels, drawn once per image."""
-_UNSURE_CELL_PX = 16
-_UNSURE_SHARE = 0.25
-"""Share of cells in which borders between classes are void, as where an annotator was not sure."""
 
 
 def photograph(pixels: np.ndarray, weather: Weather, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +31,7 @@ def photograph(pixels: np.ndarray, weather: Weather, dice: Dice) -> tuple[np.nda
     np.clip(image, 0, 255, out=image)
     table = _response(weather)
     image = np.stack([table[c][image[..., c]] for c in range(3)], axis=-1)
-    return image, _unsure(label, dice)
+    return image, _void_borders(label)
 
 
 def _averaged(pixels: np.ndarray) -> np.ndarray:
@@ -73,13 +70,9 @@ def _response(weather: Weather) -> list[np.ndarray]:
     return tables
 
 
-def _unsure(label: np.ndarray, dice: Dice) -> np.ndarray:
-    """Makes borders between classes void in some cells."""
-    height, width = label.shape
-    cells = dice.bytes(height // _UNSURE_CELL_PX, width // _UNSURE_CELL_PX)
-    unsure = cells < int(256 * _UNSURE_SHARE)
-    unsure = unsure.repeat(_UNSURE_CELL_PX, 0).repeat(_UNSURE_CELL_PX, 1)
-    border = np.zeros_like(unsure)
+def _void_borders(label: np.ndarray) -> np.ndarray:
+    """One pixel of void along every border between classes, as in PASCAL VOC: no annotator is surer."""
+    border = np.zeros(label.shape, bool)
     border[:, 1:] = label[:, 1:] != label[:, :-1]
     border[1:] |= label[1:] != label[:-1]
-    return np.where(unsure & border, np.uint8(IGNORE_LABEL), label)
+    return np.where(border, np.uint8(IGNORE_LABEL), label)
