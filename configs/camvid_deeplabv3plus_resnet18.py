@@ -18,8 +18,10 @@ def get_config():
     config.data.height_px, config.data.width_px = 192, 256
     config.data.augment.scale_min, config.data.augment.scale_max = 0.5, 1.5
     config.model.name, config.model.width = "deeplabv3plus_resnet18", 0.5
+    # About 1 / sqrt(frequency in train), mean 1.
+    config.loss.class_weights = (0.34, 0.29, 1.42, 0.25, 0.66, 0.45, 1.30, 1.32, 0.58, 1.76, 2.60)
     config.phases.main = defaults.phase(
-        1000, name="adamw", learning_rate=2e-3, weight_decay=1e-4, warm_up_steps=50
+        700, name="adamw", learning_rate=4e-3, weight_decay=1e-4, warm_up_steps=50
     )
-    config.eval.every_steps, config.checkpoint.every_steps = 500, 250
+    config.eval.every_steps, config.checkpoint.every_steps = 350, 350
     return config

@@ -81,6 +81,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     start_s = time.perf_counter()
     workdir = Path(workdir)
     _claim(workdir, plan.config)
+    before = _read_json(workdir / "progress.json")
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep_last=plan.keep_last, keep_best=plan.keep_best
     )
@@ -90,7 +91,9 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     terminal.say(_headline(plan, journal))
     report = Report(workdir, terminal, step=journal.step, tensorboard=plan.tensorboard)
     evaluator = _Evaluator(plan)
-    _warn_if_elsewhere(workdir, terminal, resumed=journal.step > 0)
+    if journal.step:
+        _warn_if_elsewhere(before, terminal)
+    spent_s = before.get("wall_s", 0.0) if journal.step else 0.0
     best = max(
         (x["miou"] for x in report.lines if x["kind"] == "eval" and x["miou"] is not None),
         default=-1.0,
@@ -99,7 +102,9 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     def save(state: TrainState, journal: Journal, scores: dict[str, Any] | None) -> None:
         nonlocal best
         checkpoints.save(state, journal, scores)
-        _write_json(workdir / "progress.json", {"step": journal.step, **runtime.provenance()})
+        wall_s = spent_s + time.perf_counter() - start_s
+        progress = {"step": journal.step, "wall_s": wall_s, **runtime.provenance()}
+        _write_json(workdir / "progress.json", progress)
         if scores is None:
             return
         card = replace(
@@ -128,6 +133,8 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     try:
         if is_finished(plan.phases, journal, state):
             terminal.say(f"already finished at step {journal.step}; nothing to do")
+            if told := _read_json(workdir / "run.json"):
+                return told
         else:
             state, journal = fit(
                 plan.phases,
@@ -149,7 +156,8 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
         "schema": 1,
         "step": journal.step,
         "state_digest": states.digest(state),
-        "wall_s": time.perf_counter() - start_s,
+        # All sessions together, each up to its last checkpoint.
+        "wall_s": spent_s + time.perf_counter() - start_s,
         "train_macs": journal.train_macs,
         "evidence": journal.evidence,
         "arch_hash": digest(journal.arch),
@@ -241,12 +249,9 @@ def _headline(plan: Plan, journal: Journal) -> str:
     )
 
 
-def _warn_if_elsewhere(workdir: Path, terminal: Terminal, *, resumed: bool) -> None:
+def _warn_if_elsewhere(before: dict[str, Any], terminal: Terminal) -> None:
     """Bits are promised for the same jaxlib and CPU count only: say so when either changed."""
-    path = workdir / "progress.json"
-    if not resumed or not path.exists():
-        return
-    before, now = json.loads(path.read_text()), runtime.provenance()
+    now = runtime.provenance()
     pairs = {
         "CPUs": (before.get("cpus"), now["cpus"]),
         "jaxlib": (before.get("versions", {}).get("jaxlib"), now["versions"]["jaxlib"]),
@@ -255,6 +260,16 @@ def _warn_if_elsewhere(workdir: Path, terminal: Terminal, *, resumed: bool) -> N
     changed = [f"{k} {a} -> {b}" for k, (a, b) in pairs.items() if a != b]
     if changed:
         terminal.say("note: resumed on another machine, bits may differ: " + ", ".join(changed))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The record, or an empty one where there is none."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}", got=error, do="remove it, or the whole run"
+        ) from error
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

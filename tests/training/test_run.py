@@ -131,7 +131,8 @@ def test_a_pmap_run_trains_and_resumes_exactly(tmp_path):
 def test_a_finished_run_says_so_and_stays(straight, capsys):
     folder, record = straight
     again = run.train(folder, two_phases())
-    assert again["state_digest"] == record["state_digest"]
+    assert again == json.loads((folder / "run.json").read_text())
+    assert again["state_digest"] == record["state_digest"] and again["wall_s"] == record["wall_s"]
     assert "already finished at step 7" in capsys.readouterr().out
 
 
