@@ -23,10 +23,9 @@ def _protocol(name: str, split: str):
             f"--config.eval.split={split}",
         )
         scores = {split: common.scored(workdir, split)}
-        per_class = {"per_class_iou": scores[split]["per_class_iou"]}
         latency = common.timed(workdir, "--height=360", "--width=480", "--rounds=30")
         costs = {k: latency[k] for k in ("macs", "params", "median_ms", "p95_ms")}
-        return common.summary(run, scores) | per_class | costs
+        return common.summary(run, scores) | costs
 
     return arm
 

@@ -29,5 +29,7 @@ def summary(run: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str,
     """A row: mIoU per split from the last checkpoint, and what training cost."""
     row: dict[str, Any] = {f"{split}_miou": s["miou"] for split, s in scores.items()}
     row |= {f"{split}_aacc": s["aacc"] for split, s in scores.items()}
+    last = list(scores.values())[-1]
+    row |= {"per_class_iou": last["per_class_iou"], "num_images": last["num_images"]}
     row |= {"steps": run["step"], "train_macs": run["train_macs"], "train_wall_s": run["wall_s"]}
     return row | {"state_digest": run["state_digest"], "commit": run["commit"]}

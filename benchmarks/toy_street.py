@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common, toy_street_mlp
+from jaxseg import cli
 
 CLAIM = (
     "On toy_street the quickstart network beats a 64-64 MLP on (RGB, x, y), trained to convergence, "
@@ -24,4 +25,10 @@ def mlp(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     return toy_street_mlp.row(seed)
 
 
-ARMS = {"quickstart": quickstart, "mlp_64_64": mlp}
+def mlp_weighted(seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """The same with the quickstart's class weights, which favour rare classes and so mIoU."""
+    config = cli.load_config("configs/quickstart.py")
+    return toy_street_mlp.row(seed, tuple(config.loss.class_weights))
+
+
+ARMS = {"quickstart": quickstart, "mlp_64_64": mlp, "mlp_64_64_weighted": mlp_weighted}
