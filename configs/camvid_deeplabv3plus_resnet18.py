@@ -21,7 +21,7 @@ def get_config():
     # About 1 / sqrt(frequency in train), mean 1.
     config.loss.class_weights = (0.34, 0.29, 1.42, 0.25, 0.66, 0.45, 1.30, 1.32, 0.58, 1.76, 2.60)
     config.phases.main = defaults.phase(
-        700, name="adamw", learning_rate=4e-3, weight_decay=1e-4, warm_up_steps=50
+        450, name="adamw", learning_rate=4e-3, weight_decay=1e-4, warm_up_steps=50
     )
-    config.eval.every_steps, config.checkpoint.every_steps = 350, 350
+    config.eval.every_steps, config.checkpoint.every_steps = 450, 225
     return config
