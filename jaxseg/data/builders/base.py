@@ -4,6 +4,7 @@ No TensorFlow: TFDS writes and reads ArrayRecord by itself, OpenCV decodes. Reco
 set, so that a row of the prepared copy is a row of the folder.
 """
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,13 +38,13 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._tell = tell
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
+    @abc.abstractmethod
     def splits(self) -> dict[str, int]:
         """Split -> number of examples."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def examples(self, split: str) -> Iterator[Encoded]:
         """The examples of a split, in order."""
-        raise NotImplementedError
 
     def _log_download_bytes(self) -> None:
         """TFDS would print to stdout, which belongs to the answers of our commands."""
