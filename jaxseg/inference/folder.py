@@ -1,5 +1,6 @@
 """Segments a file or a folder of images; one bad file does not stop the others."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ PAD_MULTIPLE_PX = 32
 def predict_folder(
     model: Model, source: Path, output: Path, *, say: Callable[[str], None]
 ) -> tuple[int, list[tuple[Path, str]]]:
-    """Writes `labels/`, `colors/` and `overlays/` under `output`, with the names of the inputs.
+    """Writes `labels/`, `colors/` and `overlays/` under `output`, PNGs named like the inputs.
 
     Where more than two sizes occur, images are padded to multiples of 32 px (and the answer cut back), so
     that a folder of photographs does not compile a program for each of them; `evaluate` does the same.
@@ -36,6 +37,7 @@ def predict_folder(
     """
     files = image_files(source)
     root = source if source.is_dir() else source.parent
+    names = _output_names(files, root)
     failed: list[tuple[Path, str]] = []
     shapes: set[tuple[int, ...]] = set()
     for number, path in enumerate(files, 1):
@@ -46,9 +48,7 @@ def predict_folder(
             continue
         shapes.add(image.shape)
         labels = model(image) if len(shapes) <= 2 else _padded(model, image)
-        # The suffix stays part of the name: a.png and a.jpg may lie side by side.
-        relative = path.relative_to(root)
-        _write(output, relative.with_name(relative.name + ".png"), image, labels, model)
+        _write(output, names[path], image, labels, model)
         if number % 50 == 0:
             say(f"{number} of {len(files)}")
     return len(files) - len(failed), failed
@@ -68,6 +68,16 @@ def image_files(source: Path) -> list[Path]:
     if not files:
         raise UserError("--input holds no images", got=str(source), expected=", ".join(SUFFIXES))
     return files
+
+
+def _output_names(files: list[Path], root: Path) -> dict[Path, Path]:
+    """a/b.jpg -> a/b.png; where b.jpg and b.png lie side by side, b.jpg.png and b.png.png."""
+    plain = {path: path.relative_to(root).with_suffix(".png") for path in files}
+    times = Counter(plain.values())
+    return {
+        path: name if times[name] == 1 else path.relative_to(root).with_name(path.name + ".png")
+        for path, name in plain.items()
+    }
 
 
 def _padded(model: Model, image: np.ndarray) -> np.ndarray:

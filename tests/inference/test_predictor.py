@@ -68,10 +68,22 @@ def test_a_folder_with_bad_files_is_finished_first(model, tmp_path):
     done, failed = folders.predict_folder(model, tmp_path / "in", tmp_path / "out", say=print)
     assert done == 4 and [path.name for path, _ in failed] == ["1_broken.png"]
     for i, size in enumerate([(40, 48), (33, 41), (50, 37), (35, 70)]):
-        label = cv2.imread(str(tmp_path / f"out/labels/deep/{i}.png.png"), cv2.IMREAD_UNCHANGED)
+        label = cv2.imread(str(tmp_path / f"out/labels/deep/{i}.png"), cv2.IMREAD_UNCHANGED)
         assert label.shape == size and label.max() < 3
-        overlay = cv2.imread(str(tmp_path / f"out/overlays/deep/{i}.png.png"))
+        overlay = cv2.imread(str(tmp_path / f"out/overlays/deep/{i}.png"))
         assert overlay.shape == (*size, 3)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(model, tmp_path):
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((40, 48, 3), np.uint8))
+    done, failed = folders.predict_folder(model, tmp_path, tmp_path / "out", say=print)
+    assert (done, failed) == (3, [])
+    assert {p.name for p in (tmp_path / "out/labels").iterdir()} == {
+        "a.png.png",
+        "a.jpg.png",
+        "b.png",
+    }
 
 
 def test_nothing_to_segment_is_said(model, tmp_path):
