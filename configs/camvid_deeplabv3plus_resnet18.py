@@ -4,8 +4,8 @@ Command:  python -m jaxseg.train --config=configs/camvid_deeplabv3plus_resnet18.
               --config.data.dir=CAMVID_FOLDER                            (literature protocol, evaluates on val)
           ... --config.data.name=camvid_drives --config.eval.split=test  (fit on two drives, test on the third)
           Both with their record: python -m benchmarks.run camvid --data=CAMVID_FOLDER
-Hardware: 2 CPU cores, busy with other work.  Time: 13 min.
-mIoU: camvid val not measured, test 0.251 (camvid_drives), seed 0, last checkpoint (results/camvid.json).
+Hardware: 2 CPU cores, busy with other work.  Time: 10 and 13 min.
+mIoU: val 0.321 (camvid, 10 min), test 0.251 (camvid_drives), seed 0, last checkpoint (results/camvid.json).
 
 The schedule is cut to the machine, not to the task: with a GPU give phases.main.steps=30000 and model.width=1.
 """
