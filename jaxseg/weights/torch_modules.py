@@ -5,7 +5,7 @@ Each gives our layer -> (module of the convolution, module of its batch norm), t
 
 from jaxseg.arch import BlockSpec, HeadArch
 from jaxseg.errors import UserError
-from jaxseg.models.resnet import DEPTHS
+from jaxseg.models.backbones.resnet import DEPTHS
 
 Names = dict[str, tuple[str, str]]
 """'block_00/conv1' -> ('conv1', 'bn1')."""
