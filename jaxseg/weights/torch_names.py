@@ -55,9 +55,8 @@ _LAYOUTS = {
     ),
     "timm": _Layout(_RESNET | _TIMM_LITE),
     "efficientnet_lite": _Layout({"efficientnet_lite0": torch_modules.efficientnet_lite}),
-    "smp": _Layout(
-        _RESNET | _MOBILENET | _TIMM_LITE | _VGG, prefix="encoder.", head=torch_modules.smp_head
-    ),
+    # Its MobileNetV2 ends in another layer, and its VGG is tapped before the maxima: our heads do not fit those.
+    "smp": _Layout(_RESNET | _TIMM_LITE, prefix="encoder.", head=torch_modules.smp_head),
 }
 
 LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
@@ -74,7 +73,7 @@ _SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def torch_keys(arch: Arch, layout: str) -> dict[str, str]:
+def torch_keys(arch: Arch, layout: str, modules: Names | None = None) -> dict[str, str]:
     """Our flat path -> key in the state dict, for all that `layout` has a name for.
 
     A head that the library does not have is left out, and so are all exits. Classifiers are in even where the
@@ -83,6 +82,8 @@ def torch_keys(arch: Arch, layout: str) -> dict[str, str]:
     Args:
         arch: the architecture.
         layout: one of `LAYOUTS`.
+        modules: more layers, 'head/logits' -> their convolution and norm in torch ('' for none), such as those of
+            a network that is nobody's but its author's.
 
     Raises:
         UserError: unknown layout, or one that does not have the backbone.
@@ -90,7 +91,7 @@ def torch_keys(arch: Arch, layout: str) -> dict[str, str]:
     if layout not in _LAYOUTS:
         raise unknown_name("layout of torch weights", layout, _LAYOUTS)
     specs = zoo.blocks(arch)
-    names = _module_names(arch, layout)
+    names = _module_names(arch, layout) | (modules or {})
     keys = {}
     for spec in specs:
         for layer in spec.layers:

@@ -3,8 +3,10 @@
 import sys
 import warnings
 
+import jax
 import torch
 
+jax.config.update("jax_enable_x64", True)
 torch.set_num_threads(2)
 
 
@@ -23,7 +25,7 @@ def _declare_operators() -> torch.library.Library:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[name]

@@ -1,19 +1,24 @@
 """One random state in two frameworks, and what both make of one batch."""
 
+import contextlib
+import copy
+import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg.arch import Arch
-from jaxseg.layers.resize import resize_bilinear
-from jaxseg.models import zoo
+from jaxseg.layers import depthwise, pool, resize
+from jaxseg.models import segmenter, zoo
 from jaxseg.objectives import losses
 from jaxseg.training.steps import Loss
 from jaxseg.types import IGNORE_LABEL
@@ -26,16 +31,6 @@ Flat = dict[str, np.ndarray]
 AUX_WEIGHT = 0.4
 CLASS_WEIGHTS = (0.5, 1.0, 2.0, 0.25, 1.5)
 CHEAP = {"xla_backend_optimization_level": 0}  # half the time to compile
-
-# What our leaves are called in a torch module: the convolution (0) or its norm (1).
-LEAVES = {
-    "kernel": (0, "weight"),
-    "bias": (0, "bias"),
-    "norm/scale": (1, "weight"),
-    "norm/bias": (1, "bias"),
-    "norm/mean": (1, "running_mean"),
-    "norm/var": (1, "running_var"),
-}
 
 
 class Trained(NamedTuple):
@@ -84,47 +79,72 @@ def our_logits(arch: Arch, state: Flat, x: np.ndarray) -> np.ndarray:
 
     @functools.partial(jax.jit, compiler_options=CHEAP)
     def forward(variables, x):
-        return resize_bilinear(zoo.module(arch).apply(variables, x).logits, x.shape[1:3])
+        return resize.resize_bilinear(zoo.module(arch).apply(variables, x).logits, x.shape[1:3])
 
     return np.asarray(forward(unflatten_dict(state, sep="/"), x))
 
 
+class _Exact:
+    """jax.numpy where float32 is float64."""
+
+    float32 = jnp.float64
+
+    def __getattr__(self, name: str):
+        return getattr(jnp, name)
+
+
+@contextlib.contextmanager
+def exactly(arch: Arch) -> Iterator[Arch]:
+    """The same network in float64, which no user can ask for: all of our code, with every float32 in it widened.
+
+    In float32 a gradient cannot be compared: rounding decides which side of a ReLU a few cells in a million come to
+    lie on, and that changes a tensor of a ResNet-50 by some per cent of its scale, in torch as here.
+    """
+    numbers = copy.copy(arch.numbers)
+    object.__setattr__(numbers, "compute", "float64")
+    patch = pytest.MonkeyPatch()
+    for module in (depthwise, pool, resize, segmenter, losses):
+        patch.setattr(module, "jnp", _Exact())
+    try:
+        yield dataclasses.replace(arch, numbers=numbers)
+    finally:
+        patch.undo()
+
+
 def our_training(arch: Arch, state: Flat, x: np.ndarray, y: np.ndarray) -> Trained:
-    """The trainer's loss (class weights, void, auxiliary head) in train mode."""
+    """The trainer's loss (class weights, void, auxiliary head) in train mode, in float64."""
     measure = Loss(class_weights=CLASS_WEIGHTS, aux_weight=AUX_WEIGHT)
-    batch = {"label": y, "weight": np.ones(len(y), np.float32)}
+    batch = {"label": y, "weight": np.ones(len(y))}
+    variables = unflatten_dict({k: v.astype(np.float64) for k, v in state.items()}, sep="/")
 
-    def loss(params, stats, x):
-        outputs, updated = zoo.module(arch).apply(
-            {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
-        )
-        total, count, _ = measure(outputs, batch)
-        return losses.mean(total, count), updated
+    with exactly(arch) as wide:
+        net = zoo.module(wide)
 
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=CHEAP)
-    variables = unflatten_dict(state, sep="/")
-    stats = variables.get("batch_stats", {})
-    (value, updated), gradients = jax.device_get(step(variables["params"], stats, x))
+        def loss(params, stats, x):
+            outputs, updated = net.apply(
+                {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+            )
+            total, count, _ = measure(outputs, batch)
+            return losses.mean(total, count), updated
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=CHEAP)
+        answer = step(variables["params"], variables.get("batch_stats", {}), x.astype(np.float64))
+    (value, updated), gradients = jax.device_get(answer)
     return Trained(
-        float(value), flatten_dict({"params": gradients}, sep="/"), flatten_dict(updated, sep="/")
+        float(value),
+        flatten_dict({"params": gradients}, sep="/"),
+        flatten_dict(dict(updated), sep="/"),
     )
 
 
-# --- Theirs, in float64: what is found to differ is our rounding, not that of both ---
+# --- Theirs, in float64 ---
 
 
 def torch_keys(arch: Arch, twin: Twin, state: Flat) -> dict[str, str]:
-    """Our flat path -> torch key, for everything in `state`."""
-    known = torch_names.torch_keys(arch, twin.layout)
-
-    def key(path: str) -> str:
-        if path in known:
-            return known[path]
-        _, block, layer, leaf = path.split("/", 3)
-        which, name = LEAVES[leaf]
-        return f"{twin.modules[f'{block}/{layer}'][which]}.{name}"
-
-    return {path: key(path) for path in state}
+    """Our flat path -> torch key; everything in `state` has one."""
+    keys = torch_names.torch_keys(arch, twin.layout, twin.modules)
+    assert sorted(keys) == sorted(state)
+    return keys
 
 
 def torch_net(arch: Arch, twin: Twin, state: Flat) -> torch.nn.Module:
