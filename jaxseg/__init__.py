@@ -35,14 +35,20 @@ def load(folder: str | Path) -> "Model":
 
 
 def create(
-    arch: "str | Arch", *, num_classes: int | None = None, seed: int = 0, **options: Any
+    arch: "str | Arch",
+    *,
+    num_classes: int | None = None,
+    seed: int = 0,
+    pretrained: str = "",
+    **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """A network with random weights.
+    """A network with random or pretrained weights.
 
     Args:
         arch: an `Arch`, or a name of the zoo such as 'deeplabv3plus_resnet18'.
         num_classes: K; needed with a name.
-        seed: of the weights.
+        seed: of the random weights.
+        pretrained: as `config.model.pretrained`: a known name such as 'efficientnet_lite0', or a path.
         **options: of the named network: width, output_stride, aux, compute, dropout.
 
     Returns:
@@ -50,7 +56,7 @@ def create(
         [B, H, W, 3] and gives `types.Outputs`.
 
     Raises:
-        jaxseg.errors.UserError: unknown name or option.
+        jaxseg.errors.UserError: unknown name or option, or weights that do not fit.
     """
     import jax
 
@@ -61,4 +67,9 @@ def create(
         if num_classes is None:
             raise UserError("create", got=f"name {arch!r} alone", expected="num_classes too")
         arch = zoo.named(arch, num_classes, **options)
-    return zoo.module(arch), dict(zoo.init(arch, jax.random.PRNGKey(seed)))
+    variables = dict(zoo.init(arch, jax.random.PRNGKey(seed)))
+    if pretrained:
+        from jaxseg.weights.pretrained import find, start
+
+        variables, _ = start(arch, variables, find(pretrained))
+    return zoo.module(arch), variables

@@ -24,20 +24,24 @@ from jaxseg.training.optim import Optim
 from jaxseg.training.parallel import Parallel
 from jaxseg.training.phases import Phase
 from jaxseg.training.run import Plan
+from jaxseg.weights import pretrained
 
 
-def training_plan(config: ConfigDict, *, name: str) -> Plan:
+def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> Plan:
     """Everything that `training.run.train` needs.
 
     Args:
         config: complete (see `defaults.py`).
         name: of the config, for the model's card.
+        resuming: the run has begun, so it needs no pretrained weights any more.
 
     Raises:
         UserError: a value that cannot be.
     """
     _check_numbers(config)
     parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
+    begun = resuming or not config.model.pretrained
+    weights = None if begun else pretrained.find(config.model.pretrained)
     spec = datasets.describe(config.data.name, config.data.dir)
     arch = architecture(config, spec)
     # A dry run: a mistake in any phase is found before data is prepared, let alone after a day of training.
@@ -68,6 +72,7 @@ def training_plan(config: ConfigDict, *, name: str) -> Plan:
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         tensorboard=config.log.tensorboard,
+        weights=weights,
     )
 
 
@@ -81,7 +86,7 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
             expected=f"{len(spec.class_names)}, one per class of {spec.name}",
             do="see `python -m jaxseg.data stats`",
         )
-    options = {key: value for key, value in config.model.items() if key != "name"}
+    options = {k: v for k, v in config.model.items() if k not in ("name", "pretrained")}
     return zoo.named(config.model.name, len(spec.class_names), **options)
 
 
