@@ -83,6 +83,22 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32
             },
             "loss": {
+                # What is minimised: the weighted sum of these; one of weight 0 is not computed.
+                "weights": {
+                    "cross_entropy": 1.0,
+                    "focal": 0.0,
+                    "ohem": 0.0,  # cross-entropy of each image's hard pixels
+                    "dice": 0.0,
+                    "tversky": 0.0,
+                    "lovasz": 0.0,  # Lovasz-softmax, a stand-in for 1 - IoU
+                },
+                "ohem": {
+                    "threshold": 0.7,  # hard = probability of the true class below it
+                    "keep_frac": 0.0625,  # of an image's labelled pixels, kept at the least
+                },
+                "focal": {"gamma": 2.0},
+                "tversky": {"alpha": 0.3, "beta": 0.7},  # of false positives, of misses
+                # The following two: for pixels, in cross_entropy (both), focal and ohem (class_weights).
                 "class_weights": (),  # K numbers, see `python -m jaxseg.data stats`
                 "label_smoothing": 0.0,
                 "aux_weight": 0.4,
