@@ -77,7 +77,8 @@ def cross_entropy(
     loss = _of_label(log_p, label)
     if label_smoothing:
         loss = (1.0 - label_smoothing) * loss - label_smoothing * jnp.mean(log_p, axis=-1)
-    return jnp.sum(loss * weights), jnp.sum(weights)
+    # `where` adds nothing to the product but the order of summation, which earlier runs' bits depend on.
+    return jnp.sum(jnp.where(weights > 0, loss * weights, 0.0)), jnp.sum(weights)
 
 
 def focal(
