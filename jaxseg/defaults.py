@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
                     "ohem": 0.0,  # cross-entropy of each image's hard pixels
                     "dice": 0.0,
                     "tversky": 0.0,
-                    "lovasz": 0.0,  # Lovasz-softmax, a stand-in for 1 - IoU
+                    "lovasz": 0.0,  # Lovász-softmax, a surrogate of 1 - IoU
                 },
                 "ohem": {
                     "threshold": 0.7,  # hard = probability of the true class below it
@@ -98,9 +98,9 @@ def get_config() -> ConfigDict:
                 },
                 "focal": {"gamma": 2.0},
                 "tversky": {"alpha": 0.3, "beta": 0.7},  # of false positives, of misses
-                # The following two: for pixels, in cross_entropy (both), focal and ohem (class_weights).
-                "class_weights": (),  # K numbers, see `python -m jaxseg.data stats`
-                "label_smoothing": 0.0,
+                # K numbers, see `python -m jaxseg.data stats`; in cross_entropy, focal and ohem.
+                "class_weights": (),
+                "label_smoothing": 0.0,  # in cross_entropy
                 "aux_weight": 0.4,
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
