@@ -22,6 +22,9 @@ SCHEMA = 1
 COMPUTE = ("float32", "bfloat16")
 """Formats of activations; parameters, statistics and logits are always float32."""
 
+IMAGE = "image"
+"""What a head calls the normalised image among its inputs; it has 3 channels and stride 1."""
+
 
 @dataclass(frozen=True)
 class BlockArch:
@@ -29,15 +32,17 @@ class BlockArch:
 
     kind:     which block it is, see the `KINDS` of the backbone files.
     widths:   output channels of each convolution in order; the last is the block's output (a
-              projection shortcut follows the last).
+              projection shortcut follows the last; a depthwise convolution has none of its own).
     stride:   of the whole block.
     dilation: of its spatial convolutions.
+    kernel:   height and width of its spatial convolutions, where the kind leaves a choice.
     """
 
     kind: str
     widths: tuple[int, ...]
     stride: int = 1
     dilation: int = 1
+    kernel: int = 3
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class BackboneArch:
 class HeadArch:
     """A head: taps of the backbone in, K class scores out.
 
-    kind:    'fcn', 'deeplabv3', 'deeplabv3plus'; see `models/heads.py` for the order of `widths`.
-    inputs:  names of blocks ('block_16'); the first is the main one, the others are skips.
+    kind:    'fcn', 'deeplabv3', ..; see `models/heads/` for the kinds and the order of `widths`.
+    inputs:  names of blocks ('block_16'), or 'image'; the first is the main one, the others are skips.
     widths:  output channels of each normed convolution in order.
     rates:   dilations of the ASPP branches.
     dropout: probability of dropping an activation in training.
@@ -169,19 +174,27 @@ def _parse(value: object, hint: object, path: str) -> typing.Any:
 
 # --- Specs ---
 
+ACTIVATIONS = ("", "relu", "relu6", "sigmoid")
+"""What may follow a convolution; '' is nothing."""
+
+PADDINGS = ("symmetric", "same")
+
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One convolution, with its bias and batch norm if it has them.
+    """One convolution, with the bias, batch norm and activation that follow it, in this order.
 
-    All padding is symmetric, dilation * (kernel - 1) // 2 on both sides, so the output grid is
-    ceil(H / out_stride) x ceil(W / out_stride) for an image of H x W pixels.
+    Whatever the padding, the output grid is ceil(H / out_stride) x ceil(W / out_stride) for an image
+    of H x W pixels.
 
     name:       unique in its block; variables lie under [block name][layer name].
     kernel:     (height, width), odd.
     groups:     as in grouped convolution; = in_channels for a depthwise one.
     bias, norm: whether a bias is added; whether batch norm (scale and bias) follows.
     out_stride: output stride relative to the image; 0 = global (1x1 grid after average pooling).
+    activation: one of `ACTIVATIONS`.
+    padding:    'symmetric' (torch: dilation * (kernel - 1) // 2 on both sides) or 'same' (TensorFlow:
+                no more than needed, the odd row at the bottom, the odd column at the right).
     """
 
     name: str
@@ -194,6 +207,13 @@ class LayerSpec:
     bias: bool
     norm: bool
     out_stride: int
+    activation: str = ""
+    padding: str = "symmetric"
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is convolved with a kernel of its own."""
+        return self.groups == self.in_channels == self.out_channels > 1
 
     @property
     def kernel_shape(self) -> tuple[int, int, int, int]:
@@ -208,7 +228,8 @@ class BlockSpec:
     name:    'block_00', .., 'head', 'aux_0', 'exit_0': the top-level name of its variables.
     role:    'backbone', 'head', 'aux' or 'exit'.
     kind:    selects the module.
-    layers:  every convolution, in the order of execution.
+    layers:  every convolution, in the order of execution. Those whose name begins with 'logits' have
+             one output channel per class.
     inputs:  heads only: the taps it reads, main one first.
     dropout: heads only.
     pool:    (channels, output stride) of a map that is averaged over the whole image, or None.
@@ -305,7 +326,8 @@ def train_macs(
         if block.role == "backbone":
             needs_input_grad = position[block.name] > first_trained
         else:
-            needs_input_grad = max(position[name] for name in block.inputs) >= first_trained
+            last = max(position.get(name, -1) for name in block.inputs)  # -1: the image
+            needs_input_grad = last >= first_trained
         forward = count([block], height_px, width_px, roles=(block.role,)).macs
         total += forward * (1 + needs_input_grad + bool(trainable(block.name)))
     return total

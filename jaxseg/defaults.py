@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
             "model": {
                 "name": "deeplabv3plus_resnet18",
                 "width": 0.25,  # multiplier of all channel counts
-                "output_stride": 16,  # 8 | 16 | 32
+                "output_stride": 0,  # 8 | 16 | 32; 0 = the usual one of the network
                 "aux": False,  # auxiliary FCN head, training only
                 "dropout": 0.1,  # in the heads
                 "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32

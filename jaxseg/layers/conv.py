@@ -1,4 +1,4 @@
-"""Convolution: torch-style padding, NHWC maps and HWIO kernels, and an exchangeable operation."""
+"""Convolution: NHWC maps and HWIO kernels, torch's or TensorFlow's padding, and an exchangeable operation."""
 
 from collections.abc import Callable
 
@@ -7,35 +7,52 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.arch import LayerSpec, NumbersArch
+from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import batch_norm
+from jaxseg.layers.padding import pad_widths
 from jaxseg.types import Array
 
 ConvOp = Callable[..., Array]
-"""(x, kernel, *, stride, dilation, groups) -> y, shapes as `conv2d`."""
+"""(x, kernel, *, stride, dilation, groups, padding) -> y, shapes as `conv2d`."""
 
-_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "": lambda x: x,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
+}
+"""`arch.ACTIVATIONS`, as functions."""
+
 _small_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "normal")
 
 
 def conv2d(
-    x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, groups: int = 1
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    padding: str = "symmetric",
 ) -> Array:
-    """2-D convolution with zero padding of dilation * (k - 1) // 2 on both sides, as in torch.
+    """2-D convolution with zero padding, see `layers.padding`.
 
     Args:
         x: [B, H, W, C], floating.
         kernel: [kh, kw, C // groups, D], odd kh and kw, same dtype.
         stride, dilation, groups: as in torch's conv2d; the same for both axes.
+        padding: 'symmetric' (torch's dilation * (k - 1) // 2) or 'same' (TensorFlow's).
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), D], same dtype.
     """
-    padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
+    if groups == x.shape[-1] == kernel.shape[-1] > 1:
+        return depthwise_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=padding,
+        padding=pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
@@ -43,7 +60,7 @@ def conv2d(
 
 
 class Conv(nn.Module):
-    """One `LayerSpec`: convolution, bias and batch norm where the spec has them, no activation.
+    """One `LayerSpec`: convolution, then bias, batch norm and activation where the spec has them.
 
     Variables: params kernel (float32 HWIO), bias, norm/{scale, bias}; batch_stats norm/{mean, var}.
 
@@ -62,9 +79,12 @@ class Conv(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D] in the compute dtype."""
         spec, dtype = self.spec, jnp.dtype(self.numbers.compute)
-        # Where no norm rescales the output (logits), He's gain would start far from uniform
+        # Where nothing rescales or clips the output (logits), He's gain would start far from uniform
         # classes; there the standard deviation is that of torch's default.
-        init = _he_fan_out if spec.norm else _small_fan_in
+        scores = spec.bias and not (spec.norm or spec.activation)
+        # He's fan out is that of one group: the others do not see this kernel's outputs.
+        he = nn.initializers.variance_scaling(2.0 * spec.groups, "fan_out", "normal")
+        init = _small_fan_in if scores else he
         kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
         y = self.conv_op(
             x.astype(dtype),
@@ -72,6 +92,7 @@ class Conv(nn.Module):
             stride=spec.stride,
             dilation=spec.dilation,
             groups=spec.groups,
+            padding=spec.padding,
         )
         if spec.bias:
             bias = self.param("bias", nn.initializers.zeros, (spec.out_channels,), jnp.float32)
@@ -79,4 +100,4 @@ class Conv(nn.Module):
         if spec.norm:
             norm = batch_norm(self.numbers, self.axis_name, name="norm")
             y = norm(y, use_running_average=not train)
-        return y
+        return ACTIVATIONS[spec.activation](y)

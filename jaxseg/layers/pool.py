@@ -1,36 +1,41 @@
 """Pooling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxseg.types import Array
 
 
-def max_pool(x: Array) -> Array:
-    """3x3 maximum with stride 2 and padding 1 on both sides, as in torch's ResNet stem.
+def max_pool(x: Array, window: int) -> Array:
+    """Maximum over 3x3 (padding 1 on both sides, as in torch's ResNet) or 2x2 cells, stride 2.
 
     Made of strided slices: the gradient of XLA's window reduction is a scatter, slow on CPU (2
-    cores, [4, 180, 240, 64] forward and backward: 83 ms so, 268 ms with it). Where two cells are
+    cores, [4, 180, 240, 64], 3x3, forward and backward: 83 ms so, 268 ms with it). Where two cells are
     equal they share the gradient; torch gives it to the first.
 
     Args:
         x: [B, H, W, C], floating.
+        window: 2 or 3.
 
     Returns:
         [B, ceil(H / 2), ceil(W / 2), C], same dtype; padding never wins.
     """
-    return _max_of_three(_max_of_three(x, axis=1), axis=2)
+    return _axis_max(_axis_max(x, 1, window), 2, window)
 
 
-def _max_of_three(x: Array, axis: int) -> Array:
+def _axis_max(x: Array, axis: int, window: int) -> Array:
     size = -(-x.shape[axis] // 2)
+    before = (window - 1) // 2
     padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (1, 2 * size - x.shape[axis], 0)
+    # One cell more than the last window needs, so that every slice below has the same length.
+    padding[axis] = (before, 2 * size + window - 2 - before - x.shape[axis], 0)
     x = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), padding)
-    first, second, third = (
-        jax.lax.slice_in_dim(x, i, i + 2 * size - 1, stride=2, axis=axis) for i in range(3)
+    cells = (
+        jax.lax.slice_in_dim(x, i, i + 2 * size - 1, stride=2, axis=axis) for i in range(window)
     )
-    return jnp.maximum(jnp.maximum(first, second), third)
+    return functools.reduce(jnp.maximum, cells)
 
 
 def global_average(x: Array) -> Array:

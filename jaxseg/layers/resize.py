@@ -1,4 +1,4 @@
-"""Bilinear resizing."""
+"""Resizing of maps."""
 
 import functools
 
@@ -9,18 +9,18 @@ import numpy as np
 from jaxseg.types import Array
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _resize(x: Array, size: tuple[int, int]) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _resize(x: Array, size: tuple[int, int], corners: bool) -> Array:
     """Two gathers and a blend per axis, width first, while the map is still small."""
     for axis, length in ((2, size[1]), (1, size[0])):
-        low, high, frac = _sources(x.shape[axis], length)
+        low, high, frac = _sources(x.shape[axis], length, corners)
         frac = jnp.asarray(frac, jnp.float32).reshape(*(-1 if i == axis else 1 for i in range(4)))
         x = jnp.take(x, low, axis) * (1.0 - frac) + jnp.take(x, high, axis) * frac
     return x
 
 
 @_resize.defjvp
-def _resize_jvp(size, primals, tangents):
+def _resize_jvp(size, corners, primals, tangents):
     """The same linear map as two products with [out, in] matrices.
 
     Its transpose is two products again; that of the gathers would be two scatters. Forward and
@@ -28,41 +28,64 @@ def _resize_jvp(size, primals, tangents):
     both ways, 33-49 with products both ways, 50-53 with jax.image.resize.
     """
     (x,), (dx,) = primals, tangents
-    rows, columns = (_matrix(n, length) for n, length in zip(x.shape[1:3], size, strict=True))
+    rows, columns = (_matrix(n, to, corners) for n, to in zip(x.shape[1:3], size, strict=True))
     # Full float32: the default would be TF32 or bfloat16 on accelerators.
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     dy = product("Ww,bHwc->bHWc", columns, product("Hh,bhwc->bHwc", rows, dx))
-    return _resize(x, size), dy
+    return _resize(x, size, corners), dy
 
 
-def _sources(n: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sources(n: int, length: int, corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per output cell of an axis: the two input cells, and the weight of the second."""
-    centre = np.maximum((np.arange(length) + 0.5) * n / length - 0.5, 0.0)
+    if corners:
+        centre = np.arange(length) * ((n - 1) / max(length - 1, 1))
+    else:
+        centre = np.maximum((np.arange(length) + 0.5) * n / length - 0.5, 0.0)
     low = np.minimum(centre.astype(np.int32), n - 1)
     return low, np.minimum(low + 1, n - 1), centre - low
 
 
-def _matrix(n: int, length: int) -> Array:
+def _matrix(n: int, length: int, corners: bool) -> Array:
     """float32 [length, n] with which one axis is resized."""
-    low, high, frac = _sources(n, length)
+    low, high, frac = _sources(n, length, corners)
     matrix, cells = np.zeros((length, n)), np.arange(length)
     matrix[cells, low] += 1.0 - frac
     matrix[cells, high] += frac
     return jnp.asarray(matrix, jnp.float32)
 
 
-def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
-    """Bilinear resize with half-pixel centres and no antialiasing, also when shrinking.
+def resize_bilinear(x: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
+    """Bilinear resize without antialiasing, also when shrinking.
 
-    Equal to torch's `interpolate(mode='bilinear', align_corners=False)`.
+    Equal to torch's `interpolate(mode='bilinear', align_corners=...)`.
 
     Args:
         x: [B, h, w, C], floating.
         size: (H, W) of the result.
+        align_corners: the centres of the corner cells lie on each other; otherwise the corners of the
+            maps do (half-pixel centres).
 
     Returns:
         float32 [B, H, W, C].
     """
     x = x.astype(jnp.float32)
     size = (int(size[0]), int(size[1]))
-    return x if x.shape[1:3] == size else _resize(x, size)
+    return x if x.shape[1:3] == size else _resize(x, size, align_corners)
+
+
+def upsample_nearest(x: Array, size: tuple[int, int]) -> Array:
+    """Every cell twice along both axes, cut to `size`: torch's nearest `interpolate` from half the size.
+
+    Args:
+        x: [B, h, w, C].
+        size: (H, W) with h = ceil(H / 2), w = ceil(W / 2).
+
+    Returns:
+        [B, H, W, C], same dtype.
+    """
+    batch, height, width, channels = x.shape
+    if (height, width) != (-(-size[0] // 2), -(-size[1] // 2)):
+        raise ValueError(f"{x.shape[1:3]} is not half of {size}")
+    # A broadcast: its gradient is a sum over the copies, that of a gather would be a scatter.
+    y = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return y.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]

@@ -25,7 +25,7 @@ class SpecModule(nn.Module):
     axis_name: str | None = None
 
     def conv(self, name: str) -> Conv:
-        """The layer `name` of the spec."""
+        """The layer `name` of the spec, with its bias, norm and activation."""
         return Conv(self.spec.layer(name), self.numbers, self.conv_op, self.axis_name, name=name)
 
 
@@ -49,8 +49,10 @@ def normed_layer(
     *,
     stride: int = 1,
     dilation: int = 1,
+    activation: str = "relu",
+    padding: str = "symmetric",
 ) -> LayerSpec:
-    """The usual layer: square kernel, one group, batch norm and therefore no bias."""
+    """The usual layer: square kernel, one group, batch norm and therefore no bias, ReLU."""
     return LayerSpec(
         name=name,
         in_channels=in_channels,
@@ -62,14 +64,17 @@ def normed_layer(
         bias=False,
         norm=True,
         out_stride=in_stride * stride,
+        activation=activation,
+        padding=padding,
     )
 
 
-def check_widths(what: str, kind: str, widths: tuple[int, ...], expected: int) -> None:
-    """Raises a UserError unless there are `expected` widths, all positive."""
-    if len(widths) != expected or min(widths, default=0) < 1:
+def check_widths(what: str, kind: str, widths: tuple[int, ...], *expected: int) -> None:
+    """Raises a UserError unless the number of widths is among `expected`, and all are positive."""
+    if len(widths) not in expected or min(widths, default=0) < 1:
+        numbers = " or ".join(map(str, expected))
         raise UserError(
-            f"widths of {what} ({kind})", got=widths, expected=f"{expected} numbers above 0"
+            f"widths of {what} ({kind})", got=widths, expected=f"{numbers} numbers above 0"
         )
 
 

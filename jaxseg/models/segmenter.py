@@ -5,13 +5,15 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.arch import Arch, BackboneArch, BlockSpec, block_name
+from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
-from jaxseg.models import heads, resnet
+from jaxseg.models.backbones import inverted, resnet, vgg
+from jaxseg.models.heads import registry as heads
+from jaxseg.models.heads.head import Tap
 from jaxseg.types import Array, Outputs
 
-KINDS = {**resnet.KINDS}
+KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS}
 """Every kind of backbone block: name -> Kind. A new backbone adds its own here."""
 
 
@@ -37,7 +39,8 @@ def blocks(arch: Arch) -> tuple[BlockSpec, ...]:
         UserError: something in `arch` that does not exist or does not fit.
     """
     backbone = backbone_blocks(arch.backbone)
-    taps = {spec.name: heads.Tap(spec.out_channels, spec.out_stride) for spec in backbone}
+    taps = {IMAGE: Tap(3, 1)}
+    taps |= {spec.name: Tap(spec.out_channels, spec.out_stride) for spec in backbone}
     named = [("head", "head", arch.head)]
     named += [(f"aux_{i}", "aux", head) for i, head in enumerate(arch.aux)]
     named += [(f"exit_{i}", "exit", head) for i, head in enumerate(arch.exits)]
@@ -83,11 +86,12 @@ class Segmenter(nn.Module):
 
         Returns:
             (carry, taps): the result of block stop - 1; name -> feature map [B, h, w, C] in the
-            compute dtype, for the blocks of the range that any head, auxiliary head or exit reads.
+            compute dtype, for the blocks of the range that any head, auxiliary head or exit reads;
+            and 'image', if one reads it and the range begins at 0.
         """
         arch = self.arch
         wanted = {t for head in (arch.head, *arch.aux, *arch.exits) for t in head.inputs}
-        taps = {}
+        taps = {IMAGE: carry} if start == 0 and IMAGE in wanted else {}
         for name in map(block_name, range(start, stop)):
             carry = getattr(self, name)(carry, train and name not in self.frozen)
             if name in wanted:

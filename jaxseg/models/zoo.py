@@ -1,4 +1,4 @@
-"""Families of networks, and the names under which networks are known."""
+"""Families of networks: from an `Arch` to specs, module and variables."""
 
 import functools
 from collections.abc import Callable
@@ -8,10 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import Arch, BlockSpec, NumbersArch
+from jaxseg.arch import Arch, BlockSpec
 from jaxseg.errors import unknown_name
-from jaxseg.models import heads, segmenter
-from jaxseg.models.resnet import DEPTHS, resnet, stage_end
+from jaxseg.models import segmenter
+from jaxseg.models.networks import NAMES as NAMES
+from jaxseg.models.networks import OPTIONS as OPTIONS
+from jaxseg.models.networks import named as named
 
 
 class Family(NamedTuple):
@@ -71,67 +73,3 @@ def _initialiser(arch: Arch, height_px: int, width_px: int) -> Callable[[jax.Arr
         return net.init(key, jnp.zeros((1, height_px, width_px, 3), jnp.float32))
 
     return variables
-
-
-# --- Named networks ---
-
-
-def _on_resnet(
-    num_classes: int,
-    width: float = 1.0,
-    output_stride: int = 8,
-    aux: bool = False,
-    compute: str = "float32",
-    dropout: float = 0.1,
-    *,
-    depth: int,
-    head: str,
-) -> Arch:
-    backbone = resnet(depth, output_stride, width)
-    main = {
-        "fcn": lambda: heads.fcn_head(backbone, dropout=dropout),
-        "deeplabv3": lambda: heads.deeplabv3_head(backbone, width, dropout=dropout),
-        "deeplabv3plus": lambda: heads.deeplabv3plus_head(backbone, width, dropout=dropout),
-    }[head]()
-    return Arch(
-        num_classes=num_classes,
-        backbone=backbone,
-        head=main,
-        aux=(heads.aux_head(backbone, stage_end(depth, 3), dropout),) if aux else (),
-        numbers=NumbersArch(compute=compute),
-    )
-
-
-# Output strides: torchvision's for its two heads, that of the paper's main results for DeepLabV3+.
-NAMES: dict[str, Callable[..., Arch]] = {
-    f"{head}_resnet{depth}": functools.partial(
-        _on_resnet, output_stride=output_stride, depth=depth, head=head
-    )
-    for head, output_stride in (("fcn", 8), ("deeplabv3", 8), ("deeplabv3plus", 16))
-    for depth in DEPTHS
-}
-"""Name -> (num_classes, width, output_stride, aux, compute, dropout) -> Arch."""
-
-OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
-"""What a named network can be asked for besides its number of classes."""
-
-
-def named(name: str, num_classes: int, **options: Any) -> Arch:
-    """The architecture known as `name`.
-
-    Args:
-        name: one of `NAMES`.
-        num_classes: K.
-        **options: width (1.0, multiplies all widths), output_stride (8, 16 or 32), aux (False, an
-            auxiliary head), compute ('float32' or 'bfloat16'), dropout (0.1, of every head; the papers' 0.5
-            costs a short training from scratch dearly).
-
-    Raises:
-        UserError: unknown name or option, or an impossible value.
-    """
-    if name not in NAMES:
-        raise unknown_name("network", name, NAMES)
-    for option in options:
-        if option not in OPTIONS:
-            raise unknown_name(f"option of the network {name}", option, OPTIONS)
-    return NAMES[name](num_classes, **options)

@@ -20,13 +20,13 @@ def test_max_pool(size):
             for i in range(height)
         ]
     ).transpose(2, 0, 1, 3)
-    np.testing.assert_array_equal(jax.jit(max_pool)(x), expected)
+    np.testing.assert_array_equal(jax.jit(lambda x: max_pool(x, 3))(x), expected)
 
 
 def test_max_pool_gradient_goes_to_the_maximum():
     x = np.random.default_rng(0).permutation(7 * 9).reshape(1, 7, 9, 1).astype(np.float32)
-    grad = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x))))(x)
-    values, counts = np.unique(np.asarray(max_pool(x)), return_counts=True)
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x, 3))))(x)
+    values, counts = np.unique(np.asarray(max_pool(x, 3)), return_counts=True)
     expected = np.zeros(x.size, np.float32)
     expected[values.astype(int)] = counts
     np.testing.assert_array_equal(grad, expected[x.astype(int)])

@@ -1,0 +1,228 @@
+"""DeepLabV3 (Chen et al., 1706.05587) as in torchvision, DeepLabV3+ (1802.02611), and its separable form.
+
+Order of `HeadArch.widths`, one branch per rate:
+    deeplabv3:               aspp_0 (1x1), aspp_1.., aspp_pool, project, conv
+    deeplabv3plus:           aspp_0, aspp_1.., aspp_pool, project, skip (1x1), conv1, conv2
+    deeplabv3plus_separable: aspp_0, aspp_1.., aspp_pool, project, conv1, skip, conv2
+A separable layer is a depthwise convolution '<name>_depthwise' without norm, and the 1x1 '<name>'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg.arch import BackboneArch, BlockSpec, HeadArch, LayerSpec
+from jaxseg.layers.pool import global_average
+from jaxseg.layers.resize import resize_bilinear
+from jaxseg.models.block import check_widths, normed_layer, round_width
+from jaxseg.models.heads.head import (
+    Head,
+    HeadKind,
+    Tap,
+    check_inputs,
+    classifier,
+    spec_of,
+    tap_shapes,
+)
+from jaxseg.types import Array
+
+
+def deeplabv3_head(
+    backbone: BackboneArch,
+    width: float = 1.0,
+    rates: Sequence[int] | None = None,
+    dropout: float = 0.5,
+) -> HeadArch:
+    """ASPP on the last block, then 3x3, then the classifier.
+
+    Args:
+        backbone: what it is put on.
+        width: multiplies the 256 channels of every layer.
+        rates: dilations of the 3x3 branches; if None (6, 12, 18) at output stride 16, scaled
+            to cover the same pixels at any other: doubled at 8, halved at 32.
+        dropout: after the projection of the ASPP.
+    """
+    last, tap = list(tap_shapes(backbone).items())[-1]
+    rates = _rates(rates, tap.stride)
+    widths = (round_width(256 * width),) * (len(rates) + 4)
+    return HeadArch("deeplabv3", (last,), widths, rates, dropout)
+
+
+def deeplabv3plus_head(
+    backbone: BackboneArch,
+    skip: str,
+    width: float = 1.0,
+    rates: Sequence[int] | None = None,
+    dropout: float = 0.5,
+    *,
+    separable: bool = False,
+) -> HeadArch:
+    """ASPP on the last block, upsampled and joined with a finer map.
+
+    Args:
+        backbone: what it is put on.
+        skip: the block of the finer map; in the paper the last one at stride 4.
+        width: multiplies the 256 (skip: 48) channels of every layer.
+        rates, dropout: as in `deeplabv3_head`.
+        separable: 3x3 convolutions are separable ones, arranged as in segmentation_models_pytorch.
+    """
+    last, tap = list(tap_shapes(backbone).items())[-1]
+    rates = _rates(rates, tap.stride)
+    wide, narrow = round_width(256 * width), round_width(48 * width)
+    rest = (wide, narrow, wide) if separable else (narrow, wide, wide)
+    kind = "deeplabv3plus_separable" if separable else "deeplabv3plus"
+    return HeadArch(kind, (last, skip), (wide,) * (len(rates) + 3) + rest, rates, dropout)
+
+
+def _rates(rates: Sequence[int] | None, stride: int) -> tuple[int, ...]:
+    return tuple(rates) if rates is not None else tuple(r * 16 // stride for r in (6, 12, 18))
+
+
+# --- Specs ---
+
+
+def _conv3x3(
+    name: str, in_channels: int, out_channels: int, stride: int, rate: int, separable: bool
+) -> list[LayerSpec]:
+    if not separable:
+        return [normed_layer(name, in_channels, out_channels, 3, stride, dilation=rate)]
+    depthwise = normed_layer(
+        f"{name}_depthwise", in_channels, in_channels, 3, stride, dilation=rate, activation=""
+    )
+    return [
+        replace(depthwise, groups=in_channels, norm=False),
+        normed_layer(name, in_channels, out_channels, 1, stride),
+    ]
+
+
+def _aspp_layers(
+    head: HeadArch, tap: Tap, widths: Sequence[int], separable: bool = False
+) -> list[LayerSpec]:
+    """1x1, a dilated 3x3 per rate, image pooling, projection of all; len(rates) + 3 widths."""
+    (channels, stride), (*branches, project) = tap, widths
+    layers = [normed_layer("aspp_0", channels, branches[0], 1, stride)]
+    for i, rate in enumerate(head.rates, start=1):
+        layers += _conv3x3(f"aspp_{i}", channels, branches[i], stride, rate, separable)
+    pooled = normed_layer("aspp_pool", channels, branches[-1], 1, stride)
+    layers.append(replace(pooled, out_stride=0))
+    layers.append(normed_layer("project", sum(branches), project, 1, stride))
+    return layers
+
+
+def _deeplabv3_spec(
+    name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
+) -> BlockSpec:
+    check_inputs(name, head, 1)
+    check_widths(name, head.kind, head.widths, len(head.rates) + 4)
+    tap, (*aspp, conv) = taps[0], head.widths
+    layers = (
+        *_aspp_layers(head, tap, aspp),
+        normed_layer("conv", aspp[-1], conv, 3, tap.stride),
+        classifier(conv, num_classes, tap.stride),
+    )
+    return spec_of(name, role, head, layers, tap.stride, pool=tuple(tap))
+
+
+def _deeplabv3plus_spec(
+    name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
+) -> BlockSpec:
+    check_inputs(name, head, 2)
+    check_widths(name, head.kind, head.widths, len(head.rates) + 6)
+    tap, (skip_channels, fine) = taps
+    *aspp, skip, one, two = head.widths
+    layers = (
+        *_aspp_layers(head, tap, aspp),
+        normed_layer("skip", skip_channels, skip, 1, fine),
+        normed_layer("conv1", aspp[-1] + skip, one, 3, fine),
+        normed_layer("conv2", one, two, 3, fine),
+        classifier(two, num_classes, fine),
+    )
+    return spec_of(name, role, head, layers, fine, pool=tuple(tap))
+
+
+def _separable_spec(
+    name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
+) -> BlockSpec:
+    check_inputs(name, head, 2)
+    check_widths(name, head.kind, head.widths, len(head.rates) + 6)
+    tap, (skip_channels, fine) = taps
+    *aspp, one, skip, two = head.widths
+    layers = (
+        *_aspp_layers(head, tap, aspp, separable=True),
+        *_conv3x3("conv1", aspp[-1], one, tap.stride, 1, separable=True),
+        normed_layer("skip", skip_channels, skip, 1, fine),
+        *_conv3x3("conv2", one + skip, two, fine, 1, separable=True),
+        classifier(two, num_classes, fine),
+    )
+    return spec_of(name, role, head, layers, fine, pool=tuple(tap))
+
+
+# --- Modules ---
+
+
+class _ASPPHead(Head):
+    def conv3x3(self, name: str, x: Array, train: bool) -> Array:
+        if self.spec.has(f"{name}_depthwise"):
+            x = self.conv(f"{name}_depthwise")(x, train)
+        return self.conv(name)(x, train)
+
+    def aspp(self, x: Array, train: bool) -> Array:
+        """ASPP with its projection and dropout: [B, h, w, C] -> [B, h, w, D]."""
+        rates = sum(
+            layer.name.startswith("aspp_") and layer.dilation > 1 for layer in self.spec.layers
+        )
+        maps = [self.conv("aspp_0")(x, train)]
+        maps += [self.conv3x3(f"aspp_{i}", x, train) for i in range(1, rates + 1)]
+        pooled = self.conv("aspp_pool")(global_average(x), train)
+        # Bilinear resizing of a 1x1 map is a constant map.
+        maps.append(jnp.broadcast_to(pooled, (*x.shape[:3], pooled.shape[-1])))
+        y = self.conv("project")(jnp.concatenate(maps, axis=-1), train)
+        return self.dropped(y, train)
+
+
+class DeepLabV3(_ASPPHead):
+    """ASPP, 3x3 convolution, classifier."""
+
+    @nn.compact
+    def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
+        y = self.conv("conv")(self.aspp(taps[0], train), train)
+        return self.conv("logits")(y)
+
+
+class DeepLabV3Plus(_ASPPHead):
+    """ASPP, joined with a finer map, two 3x3 convolutions, classifier."""
+
+    @nn.compact
+    def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
+        coarse, fine = taps
+        skip = self.conv("skip")(fine, train)
+        y = self.aspp(coarse, train)
+        y = resize_bilinear(y, skip.shape[1:3]).astype(skip.dtype)
+        y = self.conv("conv1")(jnp.concatenate([y, skip], axis=-1), train)
+        y = self.conv("conv2")(y, train)
+        return self.conv("logits")(y)
+
+
+class DeepLabV3PlusSeparable(_ASPPHead):
+    """Separable ASPP and 3x3, joined with a finer map, separable 3x3, classifier.
+
+    Resizes with aligned corners, as segmentation_models_pytorch does, so that its weights fit.
+    """
+
+    @nn.compact
+    def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
+        coarse, fine = taps
+        y = self.conv3x3("conv1", self.aspp(coarse, train), train)
+        skip = self.conv("skip")(fine, train)
+        y = resize_bilinear(y, skip.shape[1:3], align_corners=True).astype(skip.dtype)
+        y = self.conv3x3("conv2", jnp.concatenate([y, skip], axis=-1), train)
+        return self.conv("logits")(y)
+
+
+KINDS = {
+    "deeplabv3": HeadKind(_deeplabv3_spec, DeepLabV3),
+    "deeplabv3plus": HeadKind(_deeplabv3plus_spec, DeepLabV3Plus),
+    "deeplabv3plus_separable": HeadKind(_separable_spec, DeepLabV3PlusSeparable),
+}

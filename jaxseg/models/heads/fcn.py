@@ -1,0 +1,111 @@
+"""FCN heads: torchvision's for dilated backbones, and the skips of the original (Long et al., 1411.4038).
+
+Order of `HeadArch.widths`:
+    fcn:       conv
+    fcn_skips: fc6 (7x7), fc7 (1x1)
+"""
+
+from dataclasses import replace
+
+import flax.linen as nn
+
+from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
+from jaxseg.layers.resize import resize_bilinear
+from jaxseg.models.block import check_widths, normed_layer, round_width
+from jaxseg.models.heads.head import (
+    Head,
+    HeadKind,
+    Tap,
+    check_inputs,
+    classifier,
+    spec_of,
+    tap_shapes,
+)
+from jaxseg.types import Array
+
+
+def fcn_head(backbone: BackboneArch, at: str | None = None, dropout: float = 0.1) -> HeadArch:
+    """3x3 to a quarter of the channels, then the classifier.
+
+    Args:
+        backbone: whose channels (already scaled to its width) are read.
+        at: block to read, the last one if None.
+        dropout: before the classifier.
+    """
+    taps = tap_shapes(backbone)
+    at = at or list(taps)[-1]
+    return HeadArch("fcn", (at,), (round_width(taps[at].channels / 4),), dropout=dropout)
+
+
+def fcn_skips_head(
+    backbone: BackboneArch, skips: tuple[str, ...] = (), width: float = 1.0, dropout: float = 0.5
+) -> HeadArch:
+    """The head of FCN-32s, with one skip of FCN-16s, with two of FCN-8s.
+
+    Args:
+        backbone: VGG-16 in the paper.
+        skips: blocks at half the stride of the last one, at half of that again.
+        width: multiplies the 4096 channels of fc6 and fc7.
+        dropout: after fc6 and after fc7.
+    """
+    last = list(tap_shapes(backbone))[-1]
+    return HeadArch("fcn_skips", (last, *skips), (round_width(4096 * width),) * 2, dropout=dropout)
+
+
+def _fcn_spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int) -> BlockSpec:
+    check_inputs(name, head, 1)
+    check_widths(name, head.kind, head.widths, 1)
+    ((channels, stride),), (mid,) = taps, head.widths
+    layers = (
+        normed_layer("conv", channels, mid, 3, stride),
+        classifier(mid, num_classes, stride),
+    )
+    return spec_of(name, role, head, layers, stride)
+
+
+def _fcn_skips_spec(
+    name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
+) -> BlockSpec:
+    check_inputs(name, head, 1, 2, 3)
+    check_widths(name, head.kind, head.widths, 2)
+    (channels, stride), *skips = taps
+    fc6, fc7 = head.widths
+    layers = [
+        normed_layer("fc6", channels, fc6, 7, stride),
+        normed_layer("fc7", fc6, fc7, 1, stride),
+    ]
+    layers = [replace(layer, bias=True, norm=False) for layer in layers]
+    layers.append(classifier(fc7, num_classes, stride))
+    for i, tap in enumerate(skips, start=1):
+        layers.append(classifier(tap.channels, num_classes, tap.stride, f"logits_{i}"))
+    return spec_of(name, role, head, tuple(layers), taps[-1].stride)
+
+
+class FCN(Head):
+    """3x3 convolution, dropout, classifier."""
+
+    @nn.compact
+    def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
+        y = self.conv("conv")(taps[0], train)
+        return self.conv("logits")(self.dropped(y, train))
+
+
+class FCNSkips(Head):
+    """7x7 and 1x1 convolutions, classifier; the scores of finer maps are added, coarse to fine.
+
+    Scores are upsampled bilinearly, with what the paper initialises its transposed convolutions.
+    """
+
+    @nn.compact
+    def __call__(self, taps: tuple[Array, ...], train: bool = False) -> Array:
+        coarse, *skips = taps
+        y = self.dropped(self.conv("fc6")(coarse, train), train)
+        y = self.dropped(self.conv("fc7")(y, train), train)
+        scores = self.conv("logits")(y)
+        for i, skip in enumerate(skips, start=1):
+            scores = resize_bilinear(scores, skip.shape[1:3]).astype(scores.dtype)
+            scores = scores + self.conv(f"logits_{i}")(skip)
+        return scores
+
+
+KINDS = {"fcn": HeadKind(_fcn_spec, FCN), "fcn_skips": HeadKind(_fcn_skips_spec, FCNSkips)}

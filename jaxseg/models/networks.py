@@ -1,0 +1,169 @@
+"""The names under which networks are known: '<head>_<backbone>', such as 'lraspp_mobilenet_v2'."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxseg.arch import Arch, HeadArch, NumbersArch
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
+from jaxseg.models.backbones.resnet import DEPTHS, resnet
+from jaxseg.models.backbones.trunk import Trunk
+from jaxseg.models.backbones.vgg import vgg16
+from jaxseg.models.heads.aspp import deeplabv3_head, deeplabv3plus_head
+from jaxseg.models.heads.fcn import fcn_head, fcn_skips_head
+from jaxseg.models.heads.lraspp import lraspp_head
+from jaxseg.models.heads.unet import unet_head
+
+RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
+INVERTED = {"mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}
+VGGS = ("vgg16", "vgg16_bn")
+
+
+class Design(NamedTuple):
+    """A head, and what it is put on.
+
+    head:           (trunk, width, dropout) -> HeadArch.
+    output_strides: that make sense with it, its usual one first.
+    backbones:      names.
+    resnet:         options of `resnet` that it needs.
+    """
+
+    head: Callable[[Trunk, float, float], HeadArch]
+    output_strides: tuple[int, ...] = (8, 16, 32)
+    backbones: tuple[str, ...] = (*RESNETS, *INVERTED)
+    resnet: dict[str, Any] = {}
+
+
+def _fcn(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return fcn_head(trunk.backbone, dropout=dropout)
+
+
+def _deeplabv3(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return deeplabv3_head(trunk.backbone, width, dropout=dropout)
+
+
+def _deeplabv3plus(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return deeplabv3plus_head(trunk.backbone, trunk.levels[4], width, dropout=dropout)
+
+
+def _separable(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return deeplabv3plus_head(
+        trunk.backbone, trunk.levels[4], width, dropout=dropout, separable=True
+    )
+
+
+def _unet(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    skips = [trunk.levels[stride] for stride in (16, 8, 4, 2)]
+    return unet_head(trunk.backbone, skips, width, dropout)
+
+
+def _lraspp(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return lraspp_head(trunk.backbone, trunk.levels[8], width, dropout)
+
+
+def _fcn_skips(*strides: int) -> Callable[[Trunk, float, float], HeadArch]:
+    def head(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+        skips = tuple(trunk.levels[stride] for stride in strides)
+        return fcn_skips_head(trunk.backbone, skips, width, dropout)
+
+    return head
+
+
+# Usual output strides: torchvision's for FCN and DeepLabV3, that of the papers' main results for the others.
+DESIGNS: dict[str, Design] = {
+    "fcn": Design(_fcn),
+    "deeplabv3": Design(_deeplabv3),
+    "deeplabv3plus": Design(_deeplabv3plus, (16, 8, 32)),
+    # Dilated as in segmentation_models_pytorch, so that its weights fit.
+    "deeplabv3plus_separable": Design(_separable, (16, 8, 32), resnet={"dilation": "uniform"}),
+    "unet": Design(_unet, (32,), resnet={"fine_stem": True}),
+    "lraspp": Design(_lraspp, (16, 32)),
+    "fcn32s": Design(_fcn_skips(), (32,), VGGS),
+    "fcn16s": Design(_fcn_skips(16), (32,), VGGS),
+    "fcn8s": Design(_fcn_skips(16, 8), (32,), VGGS),
+}
+
+NAMES: dict[str, tuple[str, str]] = {
+    f"{head}_{backbone}": (head, backbone)
+    for head, design in DESIGNS.items()
+    for backbone in design.backbones
+}
+"""Name -> (key of `DESIGNS`, name of the backbone)."""
+
+OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
+"""What a named network can be asked for besides its number of classes."""
+
+
+def output_strides(name: str) -> tuple[int, ...]:
+    """What the network `name` can have, its usual one first."""
+    return DESIGNS[NAMES[name][0]].output_strides
+
+
+def named(name: str, num_classes: int, **options: Any) -> Arch:
+    """The architecture known as `name`.
+
+    Args:
+        name: one of `NAMES`.
+        num_classes: K.
+        **options: see `_arch`.
+
+    Raises:
+        UserError: unknown name or option, or an impossible value.
+    """
+    if name not in NAMES:
+        raise unknown_name("network", name, NAMES)
+    for option in options:
+        if option not in OPTIONS:
+            raise unknown_name(f"option of the network {name}", option, OPTIONS)
+    return _arch(name, num_classes, **options)
+
+
+def _arch(
+    name: str,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    output_stride: int = 0,
+    aux: bool = False,
+    compute: str = "float32",
+    dropout: float = 0.1,
+) -> Arch:
+    """The options of every network.
+
+    Args:
+        name: one of `NAMES`.
+        num_classes: K.
+        width: multiplies all widths.
+        output_stride: of the last block; 0 = the usual one of this network.
+        aux: an auxiliary FCN head on the level of stride 16, for training.
+        compute: 'float32' or 'bfloat16'.
+        dropout: of every head; the papers' 0.5 costs a short training from scratch dearly.
+    """
+    design, backbone = DESIGNS[NAMES[name][0]], NAMES[name][1]
+    allowed = design.output_strides
+    output_stride = output_stride or allowed[0]
+    if output_stride not in allowed:
+        raise UserError(
+            f"output_stride of {name}",
+            got=output_stride,
+            expected=f"one of {allowed}, or 0 for {allowed[0]}",
+        )
+    trunk = _trunk(backbone, output_stride, width, design.resnet)
+    extra = (fcn_head(trunk.backbone, trunk.levels[16], dropout),) if aux else ()
+    # EfficientNet's weights were trained with an epsilon of 1e-3, all others with 1e-5.
+    eps = 1e-3 if backbone == "efficientnet_lite0" else 1e-5
+    return Arch(
+        num_classes=num_classes,
+        backbone=trunk.backbone,
+        head=design.head(trunk, width, dropout),
+        aux=extra,
+        numbers=NumbersArch(compute=compute, norm_eps=eps),
+    )
+
+
+def _trunk(backbone: str, output_stride: int, width: float, resnet_options: dict) -> Trunk:
+    if backbone in VGGS:
+        return vgg16(width, norm=backbone.endswith("_bn"))
+    if backbone in INVERTED:
+        return INVERTED[backbone](output_stride, width)
+    return resnet(int(backbone.removeprefix("resnet")), output_stride, width, **resnet_options)
