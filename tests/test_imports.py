@@ -19,6 +19,7 @@ FLOORS = (
     ("jaxseg.layers",),
     ("jaxseg.models",),
     ("jaxseg.inference",),
+    ("jaxseg.weights",),
     ("jaxseg.runtime",),
     ("jaxseg.training",),
     ("jaxseg.methods",),
