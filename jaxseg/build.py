@@ -101,10 +101,9 @@ def phases(
     for name in order:
         if name not in named:
             raise unknown_name("phase in phases.order", name, named)
-    loss = steps.Loss(**_plain(config.loss))
     make_step = functools.partial(
         steps.supervised,
-        loss=loss,
+        loss=loss(config.loss),
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         ema_decay=config.ema_decay,
@@ -134,6 +133,16 @@ def phases(
         steps.learning_rate(phase.optim, phase.steps)
         result.append(phase)
     return tuple(result)
+
+
+def loss(section: ConfigDict) -> steps.Loss:
+    """What is minimised."""
+    options = {
+        f"{name}_{key}": value
+        for name in ("ohem", "focal", "tversky")
+        for key, value in section[name].items()
+    }
+    return steps.Loss(weights=section.weights.to_dict(), **_plain(section), **options)
 
 
 def augment(data: ConfigDict) -> Augment:

@@ -85,8 +85,24 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32
             },
             "loss": {
-                "class_weights": (),  # K numbers, see `python -m jaxseg.data stats`
-                "label_smoothing": 0.0,
+                # What is minimised: the weighted sum of these; one of weight 0 is not computed.
+                "weights": {
+                    "cross_entropy": 1.0,
+                    "focal": 0.0,
+                    "ohem": 0.0,  # cross-entropy of each image's hard pixels
+                    "dice": 0.0,
+                    "tversky": 0.0,
+                    "lovasz": 0.0,  # Lovász-softmax, a surrogate of 1 - IoU
+                },
+                "ohem": {
+                    "threshold": 0.7,  # hard = probability of the true class below it
+                    "keep_frac": 0.0625,  # of an image's labelled pixels, kept at the least
+                },
+                "focal": {"gamma": 2.0},
+                "tversky": {"alpha": 0.3, "beta": 0.7},  # of false positives, of misses
+                # K numbers, see `python -m jaxseg.data stats`; in cross_entropy, focal and ohem.
+                "class_weights": (),
+                "label_smoothing": 0.0,  # in cross_entropy
                 "aux_weight": 0.4,
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
