@@ -103,7 +103,7 @@ def close_seams(label: np.ndarray, tolerance_px: float) -> np.ndarray:
     nearest, second = np.full((2, *label.shape), np.inf)
     owner = label.copy()
     for k in classes:
-        distance = np.sqrt(_squared_distance(label == k))
+        distance = _distance(label == k)
         owner = np.where(distance < nearest, k, owner)
         second = np.minimum(second, np.maximum(nearest, distance))
         nearest = np.minimum(nearest, distance)
@@ -131,13 +131,13 @@ def _f1(true: np.ndarray, predicted: np.ndarray, tolerance_px: float) -> float:
     rows, columns = (np.flatnonzero((true | predicted).any(axis=axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     true, predicted = true[box], predicted[box]
-    limit = tolerance_px**2
-    precision = float(np.mean(_squared_distance(true)[predicted] <= limit))
-    recall = float(np.mean(_squared_distance(predicted)[true] <= limit))
+    precision = float(np.mean(_distance(true)[predicted] <= tolerance_px))
+    recall = float(np.mean(_distance(predicted)[true] <= tolerance_px))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _squared_distance(members: np.ndarray) -> np.ndarray:
-    """float64 [H, W], px^2: from each pixel to the nearest member; whole numbers, so exact after OpenCV's float32."""
+def _distance(members: np.ndarray) -> np.ndarray:
+    """From each pixel to the nearest member, px, float64 [H, W]."""
     far = cv2.distanceTransform((~members).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.rint(np.square(far, dtype=np.float64))
+    # OpenCV answers in float32; squares of distances are whole numbers, which undoes its rounding.
+    return np.sqrt(np.rint(np.square(far, dtype=np.float64)))
