@@ -38,7 +38,7 @@ class BoundaryTally:
     tolerance_frac: float = 0.0075
     f1_sum: np.ndarray = field(init=False)
     f1_count: np.ndarray = field(init=False)
-    tolerances_px: set[float] = field(init=False, default_factory=set)
+    tolerance_px: tuple[float, float] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.f1_sum = np.zeros(self.num_classes, np.float64)
@@ -48,13 +48,14 @@ class BoundaryTally:
         """One image: label uint8 [H, W], ids or IGNORE_LABEL; prediction uint8 [H, W], ids."""
         tolerance_px = self.tolerance_frac * float(np.hypot(*label.shape))
         f1 = boundary_f1(label, prediction, self.num_classes, tolerance_px)
-        self.tolerances_px |= {tolerance_px}
+        smallest, largest = self.tolerance_px or (tolerance_px, tolerance_px)
+        self.tolerance_px = min(smallest, tolerance_px), max(largest, tolerance_px)
         self.f1_sum += np.nan_to_num(f1)
         self.f1_count += ~np.isnan(f1)
 
     def scores(self) -> dict[str, Any]:
         """boundary_f1 (mean over classes), per_class_boundary_f1 (K values), both in [0, 1] or None where no image
-        has a boundary; boundary_tolerance_px: [smallest, largest] over the images.
+        has a boundary; boundary_tolerance_px: (smallest, largest) over the images.
         """
         known = self.f1_count > 0
         f1 = self.f1_sum / np.maximum(self.f1_count, 1)
@@ -63,9 +64,7 @@ class BoundaryTally:
             "per_class_boundary_f1": [
                 float(x) if k else None for x, k in zip(f1, known, strict=True)
             ],
-            "boundary_tolerance_px": [
-                pick(self.tolerances_px, default=None) for pick in (min, max)
-            ],
+            "boundary_tolerance_px": self.tolerance_px,
         }
 
 
