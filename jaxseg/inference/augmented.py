@@ -5,10 +5,9 @@ A score function maps images [B, H, W, 3] (values 0..255, uint8 or floating) to 
 score function and give another one, so they nest, and take any network that answers with scores.
 
 What is averaged is always probabilities, at the image's own resolution, and the result is the logarithm of the
-mean, again logits. The literature averages probabilities over flips and scales (DeepLab, arXiv 1606.00915; PSPNet,
-arXiv 1612.01105, whose published evaluation averages them over windows too); one rule for all three keeps the
-order of nesting from mattering more than it must. A view that is the image itself is not averaged at all: with
-nothing switched on the function comes back as it was, to the bit.
+mean, again logits. That is how the papers' own code does it: DeepLabv3 (arXiv 1706.05587) over scales and mirror
+images, PSPNet (arXiv 1612.01105) over windows as well; MMSegmentation averages the logits of windows instead. A
+view that is the image itself is not averaged at all: with nothing switched on the function comes back as it was.
 """
 
 import math
@@ -149,8 +148,8 @@ def windowed(scores: ScoreFn, window_px: tuple[int, int], overlap_frac: float) -
 
     The windows are a static list: one compiled network goes over them in a loop, each time with the same window of
     all B images, and adds into one sum; memory is that of the sum and of one window. An axis on which the image is
-    shorter than the window has one window of the image's length, with nothing padded on (as MMSegmentation does),
-    so a window that holds the whole image is the whole image.
+    shorter than the window has one window of the image's length, with nothing padded on (as in MMSegmentation; PSPNet
+    pads with the mean colour), so that a window that holds the whole image is the whole image, to the bit.
     """
 
     def every_window(image: Array) -> Array:
