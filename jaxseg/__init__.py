@@ -20,18 +20,31 @@ __version__ = "0.1.0"
 __all__ = ["create", "load"]
 
 
-def load(folder: str | Path) -> "Model":
+def load(
+    folder: str | Path,
+    *,
+    window_px: tuple[int, int] = (0, 0),
+    window_overlap_frac: float = 1 / 3,
+    flip: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+) -> "Model":
     """A trained model, ready to be called on uint8 images (see `inference.predictor.Model`).
 
     Args:
         folder: a training folder (its last weights) or a deployed folder.
+        window_px: (height, width) of a sliding window; (0, 0) = the whole image at once.
+        window_overlap_frac: of two neighbouring windows, at least, in [0, 1).
+        flip: answer with the mean over the image and its mirror image.
+        scales: answer with the mean over the image at these scales.
 
     Raises:
-        jaxseg.errors.UserError: no model there, or a damaged one.
+        jaxseg.errors.UserError: no model there, or a damaged one; a value that cannot be.
     """
+    from jaxseg.inference.augmented import Mode
     from jaxseg.inference.predictor import Model
 
-    return Model.load(folder)
+    mode = Mode(window_px, window_overlap_frac, flip, scales)
+    return Model.load(folder, mode=mode)
 
 
 def create(

@@ -10,13 +10,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import cli, runtime
+from jaxseg import cli, defaults, runtime
 from jaxseg.arch import Arch
 from jaxseg.data import datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import Card
+from jaxseg.inference.augmented import Mode
 from jaxseg.models import zoo
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
@@ -184,12 +185,35 @@ def open_split(data: ConfigDict, split: str) -> datasets.Split:
 
 def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     """The sections `data` and `eval` that a model was trained with, with overrides applied."""
-    config = cli.from_plain({"data": card.data, "eval": card.evaluation})
+    # A model may be older than a setting.
+    settings = cli.to_plain(defaults.get_config().eval) | card.evaluation
+    config = cli.from_plain({"data": card.data, "eval": settings})
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
     if config.eval.batch_size < 1:
         raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
+    answer_mode(config.eval)
     return config
+
+
+def answer_mode(settings: ConfigDict) -> Mode:
+    """How images are answered, from the section `eval`; with what belongs to it checked.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    if not 0 < settings.boundary_tolerance_frac < 1:
+        raise UserError(
+            "eval.boundary_tolerance_frac",
+            got=settings.boundary_tolerance_frac,
+            expected="a number in (0, 1), in diagonals of the image",
+        )
+    return Mode(
+        window_px=settings.window_px,
+        window_overlap_frac=settings.window_overlap_frac,
+        flip=settings.flip,
+        scales=settings.scales,
+    )
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:
@@ -251,6 +275,7 @@ def _check_numbers(config: ConfigDict) -> None:
             got=(flat["data.mean"], flat["data.std"]),
             expected="three numbers each, std above 0",
         )
+    answer_mode(config.eval)
     if config.data.batch_size % config.accumulate:
         raise UserError(
             "accumulate",

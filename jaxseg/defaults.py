@@ -114,6 +114,13 @@ def get_config() -> ConfigDict:
                 "every_steps": 500,  # 0 = at the end only
                 "batch_size": 8,
                 "num_pictures": 4,  # fixed images drawn at each evaluation
+                # From here on for `evaluate` and `predict`; during training every evaluation is plain.
+                "window_px": (0, 0),  # (height, width) of a sliding window; (0, 0) = whole image
+                "window_overlap_frac": 1 / 3,  # of neighbouring windows, at least
+                "flip": False,  # mean with the mirror image
+                "scales": (1.0,),  # mean over scaled images
+                "boundary_f1": False,  # `evaluate` only: how well borders are met
+                "boundary_tolerance_frac": 0.0075,  # in diagonals of the image
             },
             "checkpoint": {"every_steps": 500, "keep_last": 2, "keep_best": 1},
             "log": {"every_steps": 20, "tensorboard": True},
