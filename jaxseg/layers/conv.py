@@ -1,6 +1,7 @@
 """Convolution: NHWC maps and HWIO kernels, torch's or TensorFlow's padding, and an exchangeable operation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,8 +23,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 """`arch.ACTIVATIONS`, as functions."""
-
-_small_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "normal")
 
 
 def conv2d(
@@ -70,6 +69,35 @@ def _pointwise(x: Array, kernel: Array, stride: int) -> Array:
     return jax.lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
+def kernel_std(spec: LayerSpec) -> float:
+    """Standard deviation of the initial kernel.
+
+    He's by fan out (1502.01852), of one group, since the others do not see this kernel's outputs. Where nothing
+    rescales or clips the output (scores), that would start far from uniform classes; there it is torch's default.
+    """
+    height, width, inputs, outputs = spec.kernel_shape
+    if spec.bias and not (spec.norm or spec.activation):
+        return (3.0 * height * width * inputs) ** -0.5
+    return (2.0 * spec.groups / (height * width * outputs)) ** 0.5
+
+
+def initial(spec: LayerSpec, normal: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variables with which a `Conv` starts: (params, batch_stats), as its own `init` names them.
+
+    Args:
+        spec: the layer.
+        normal: standard normal numbers in the shape of the kernel.
+    """
+    outputs = (spec.out_channels,)
+    params = {"kernel": normal * kernel_std(spec)}
+    if spec.bias:
+        params["bias"] = jnp.zeros(outputs)
+    if not spec.norm:
+        return params, {}
+    params["norm"] = {"scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
+    return params, {"norm": {"mean": jnp.zeros(outputs), "var": jnp.ones(outputs)}}
+
+
 class Conv(nn.Module):
     """One `LayerSpec`: convolution, then bias, batch norm and activation where the spec has them.
 
@@ -90,12 +118,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D] in the compute dtype."""
         spec, dtype = self.spec, jnp.dtype(self.numbers.compute)
-        # Where nothing rescales or clips the output (logits), He's gain would start far from uniform
-        # classes; there the standard deviation is that of torch's default.
-        scores = spec.bias and not (spec.norm or spec.activation)
-        # He's fan out is that of one group: the others do not see this kernel's outputs.
-        he = nn.initializers.variance_scaling(2.0 * spec.groups, "fan_out", "normal")
-        init = _small_fan_in if scores else he
+        init = nn.initializers.normal(kernel_std(spec))
         kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
         y = self.conv_op(
             x.astype(dtype),

@@ -1,15 +1,18 @@
 """Families of networks: from an `Arch` to specs, module and variables."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.arch import Arch, BlockSpec
 from jaxseg.errors import unknown_name
+from jaxseg.layers.conv import initial
 from jaxseg.models import segmenter
 from jaxseg.models.networks import NAMES as NAMES
 from jaxseg.models.networks import OPTIONS as OPTIONS
@@ -52,25 +55,29 @@ def module(arch: Arch, **attributes: Any) -> nn.Module:
     return family(arch).module(arch=arch, **attributes)
 
 
-def init(arch: Arch, key: jax.Array, height_px: int = 64, width_px: int = 64) -> dict[str, Any]:
+def init(arch: Arch, key: jax.Array) -> dict[str, Any]:
     """Random float32 variables {'params', 'batch_stats'}, with one entry per block and head that has any.
 
-    Args:
-        arch: the architecture.
-        key: random key.
-        height_px, width_px: image that shapes are traced with; variables do not depend on it.
+    All kernels are cut from one long draw: a sampler for each would take seconds to compile.
     """
-    return _initialiser(arch, height_px, width_px)(key)
+    return _initialiser(arch)(key)
 
 
-# Nearly all of the time is compiling a sampler per kernel, so the program is kept.
 @functools.lru_cache(maxsize=8)
-def _initialiser(arch: Arch, height_px: int, width_px: int) -> Callable[[jax.Array], Any]:
-    net = module(arch)
+def _initialiser(arch: Arch) -> Callable[[jax.Array], Any]:
+    layers = [(spec.name, layer) for spec in blocks(arch) for layer in spec.layers]
+    ends = np.cumsum([math.prod(layer.kernel_shape) for _, layer in layers])
 
-    @jax.jit  # no result depends on the forward pass, so XLA drops it
+    @jax.jit
     def variables(key: jax.Array) -> dict[str, Any]:
-        made = net.init(key, jnp.zeros((1, height_px, width_px, 3), jnp.float32))
-        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
+        made: dict[str, Any] = {"params": {}, "batch_stats": {}}
+        parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+        for (block, layer), part in zip(layers, parts, strict=True):
+            for kind, value in zip(
+                made, initial(layer, part.reshape(layer.kernel_shape)), strict=True
+            ):
+                if value:
+                    made[kind].setdefault(block, {})[layer.name] = value
+        return made
 
     return variables

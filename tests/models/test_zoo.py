@@ -165,6 +165,16 @@ def test_jit_equals_eager_and_runs_compose_at_every_block(name):
 EXAMPLE = "deeplabv3plus_resnet18"
 
 
+@pytest.mark.parametrize("name", COVERING)
+def test_variables_are_those_that_the_module_makes(name):
+    arch = small(name)[0]
+    traced = jax.eval_shape(zoo.module(arch).init, jax.random.PRNGKey(0), image())
+    made = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
+    made = {kind: tree for kind, tree in made.items() if tree}
+    chex.assert_trees_all_equal_shapes_and_dtypes(traced, made)
+    assert jax.tree.structure(traced) == jax.tree.structure(made)
+
+
 def test_initial_variables_are_fit_to_train():
     arch = zoo.named("fcn_resnet18", K, width=0.125, aux=True)
     variables = zoo.init(arch, jax.random.PRNGKey(0))
