@@ -169,7 +169,8 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
     """
     backbone = {spec.name for spec in zoo.blocks(arch) if spec.role == "backbone"}
     template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
-    shapes = {path: leaf.shape for path, leaf in flatten(dict(template)).items()}
+    leaves = flatten({kind: template[kind] for kind in ("params", "batch_stats")})
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
     given = _read_ours(arch, shapes, source) if source.path.is_dir() else _read(arch, source)
     others = {
         _layer(path)
