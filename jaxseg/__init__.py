@@ -61,7 +61,9 @@ def create(
         arch: an `Arch`, or a name of the zoo such as 'deeplabv3plus_resnet18'.
         num_classes: K; needed with a name.
         seed: of the random weights.
-        pretrained: as `config.model.pretrained`: a known name such as 'efficientnet_lite0', or a path.
+        pretrained: as `config.model.pretrained`: a known name such as 'efficientnet_lite0', or a path. What was
+            loaded and what stays random is logged (logger 'jaxseg', level INFO); `weights.pretrained.start`
+            returns it.
         **options: of the named network: width, output_stride, aux, compute, dropout.
 
     Returns:
@@ -82,7 +84,11 @@ def create(
         arch = zoo.named(arch, num_classes, **options)
     variables = dict(zoo.init(arch, jax.random.PRNGKey(seed)))
     if pretrained:
+        import logging
+
         from jaxseg.weights.pretrained import find, start
 
-        variables, _ = start(arch, variables, find(pretrained))
+        variables, report = start(arch, variables, find(pretrained))
+        for line in report.lines():
+            logging.getLogger(__name__).info(line)
     return zoo.module(arch), variables

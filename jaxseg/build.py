@@ -34,19 +34,20 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     Args:
         config: complete (see `defaults.py`).
         name: of the config, for the model's card.
-        resuming: the run has begun, so it needs no pretrained weights any more.
+        resuming: the run has begun, so its pretrained weights need not be there any more.
 
     Raises:
         UserError: a value that cannot be.
     """
     _check_numbers(config)
     parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
-    begun = resuming or not config.model.pretrained
-    weights = None if begun else pretrained.find(config.model.pretrained)
     spec = datasets.describe(config.data.name, config.data.dir)
     arch = architecture(config, spec)
-    # A dry run: a mistake in any phase is found before data is prepared, let alone after a day of training.
+    # A dry run: a mistake in any phase or in the weights to start from is found before data is prepared and
+    # the folder is claimed, let alone after a day of training.
     phases(config, arch, 1, parallel.axis_name)
+    if config.model.pretrained and not resuming:
+        pretrained.values(arch, pretrained.find(config.model.pretrained))
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     return Plan(
@@ -73,7 +74,7 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         tensorboard=config.log.tensorboard,
-        weights=weights,
+        pretrained=config.model.pretrained,
     )
 
 

@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
             },
             "model": {
                 "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py
-                # '' = random | efficientnet_lite0 | a .pth or .safetensors with torch's names | a model of ours.
+                # '' = random | efficientnet_lite0 | a .pth, .pt, .safetensors with torch's names | a model of ours
                 "pretrained": "",
                 "width": 0.25,  # multiplier of all channel counts
                 "output_stride": 0,  # 8 | 16 | 32; 0 = the usual one of the network

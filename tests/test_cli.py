@@ -79,6 +79,12 @@ MISTAKES = [
         "expected one of \\(8, 16, 32\\)",
     ),
     (train, [QUICKSTART, "--workdir=W", "--config.model.compute=float16"], "bfloat16"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.model.pretrained=efficientnet_lite"],
+        "did you mean 'efficientnet_lite0'",
+    ),
+    (train, [QUICKSTART, "--workdir=W", "--config.model.pretrained=no/such.pth"], "existing file"),
     (train, [QUICKSTART, "--workdir=W", "--config.parallel.mode=pjit"], "jit"),
     (
         train,

@@ -24,6 +24,7 @@ def test_every_config_trains(path, tmp_path, monkeypatch):
         "--config.data.batch_size=2",
         "--config.eval.batch_size=2",
         "--config.model.width=0.125",
+        "--config.model.pretrained=",  # of another width, and an extra
         "--config.log.every_steps=1",
         "--config.loss.class_weights=()",
     ]

@@ -49,7 +49,7 @@ class Plan:
     train_split, eval_split: data. augment: host transform of training images.
     card:    what the deployed model says of itself.
     config:  plain JSON values, for config.json and run.json.
-    weights: what a fresh run starts from instead of random weights, or None.
+    pretrained: what a fresh run starts from (see `weights.pretrained.find`); '' = random weights.
     """
 
     arch: Arch
@@ -71,11 +71,11 @@ class Plan:
     keep_last: int = 2
     keep_best: int = 1
     tensorboard: bool = True
-    weights: pretrained.Source | None = None
+    pretrained: str = ""
 
 
 def has_begun(workdir: Path) -> bool:
-    """Whether a run has saved anything there yet."""
+    """Whether a run has saved anything there yet, so that it is resumed."""
     return (workdir / "progress.json").exists()
 
 
@@ -100,7 +100,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     terminal = Terminal(min(total, plan.max_steps or total))
     state, journal = _start_or_resume(checkpoints, plan, workdir, terminal)
     terminal.say(_headline(plan, journal))
-    began = _read_json(workdir / PRETRAINED)
+    began = _read_json(workdir / PRETRAINED) if plan.pretrained else {}
     origin = {"pretrained": {k: began[k] for k in ("name", "sha256")}} if began else {}
     report = Report(workdir, terminal, step=journal.step, tensorboard=plan.tensorboard)
     evaluator = _Evaluator(plan)
@@ -191,23 +191,15 @@ def _start_or_resume(
     The journal comes first: its architecture and phase give the template of the state. Pretrained weights are
     read on a fresh start only.
     """
-
-    def warm(variables: dict[str, Any]) -> dict[str, Any]:
-        variables, report = pretrained.start(plan.arch, variables, plan.weights)
-        _write_json(workdir / PRETRAINED, report.to_dict())
-        for line in report.lines():
-            terminal.say(line)
-        return variables
-
     journal = checkpoints.latest()
     if journal is None:
-        state = states.create(
-            plan.arch,
-            plan.phases[0],
-            plan.seed,
-            ema=plan.ema,
-            warm=warm if plan.weights else None,
-        )
+        values = None
+        if plan.pretrained:
+            values, report = pretrained.values(plan.arch, pretrained.find(plan.pretrained))
+            _write_json(workdir / PRETRAINED, report.to_dict())
+            for line in report.lines():
+                terminal.say(line)
+        state = states.create(plan.arch, plan.phases[0], plan.seed, ema=plan.ema, values=values)
         return state, Journal(step=0, phase=0, phase_step=0, arch=plan.arch)
     phase = plan.phases[journal.phase]
     template = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))

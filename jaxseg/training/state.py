@@ -1,7 +1,7 @@
 """The train state: everything that a checkpoint must hold besides the journal."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from jaxseg.arch import Arch
+from jaxseg.inference.artifact import flatten, unflatten
 from jaxseg.models import zoo
 from jaxseg.training import partition
 from jaxseg.training.optim import direction
@@ -53,7 +54,7 @@ def create(
     seed: int,
     *,
     ema: bool,
-    warm: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> TrainState:
     """A new run's state, as if `phase` had just been entered.
 
@@ -62,12 +63,13 @@ def create(
         phase: the first one.
         seed: of the random weights and of everything random after them.
         ema: whether an average of the weights is kept.
-        warm: random variables -> those to start from, such as pretrained ones.
+        values: flat path ('params/block_00/conv1/kernel') -> array that takes the place of a random one.
     """
     init_key, base_key = jax.random.split(jax.random.PRNGKey(seed))
     variables = zoo.init(arch, init_key)
-    if warm is not None:
-        variables = jax.tree.map(jnp.asarray, warm(jax.device_get(variables)))
+    if values:
+        # Copies: the state is donated, and the values are not ours.
+        variables = unflatten(flatten(variables) | {k: jnp.array(v) for k, v in values.items()})
     params, stats = dict(variables["params"]), dict(variables["batch_stats"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),

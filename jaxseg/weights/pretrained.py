@@ -10,19 +10,20 @@ random, and the report says what was used and what was not.
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.inference.artifact import flatten, load_model, unflatten
+from jaxseg.inference.artifact import VARIABLES, flatten, load_model, unflatten
 from jaxseg.inference.predictor import model_folder
-from jaxseg.weights.torch_file import read_torch
+from jaxseg.models import zoo
+from jaxseg.weights import files
 from jaxseg.weights.torch_names import layout_of, to_ours, torch_keys
 
 
@@ -45,7 +46,6 @@ PACKAGES = {
 }
 """Names that need no path. EfficientNet-Lite0: ImageNet, Apache-2.0."""
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
 OURS = "jaxseg"
 """The layout of our own model folders."""
 
@@ -68,10 +68,11 @@ class Source:
 class Report:
     """What became of the weights.
 
-    name, sha256: of the source.
+    name, sha256: of the source (of a model of ours: of its file of variables).
     layout:   whose names it had.
-    loaded:   how many of our arrays were filled.
-    replaced: classifiers that kept their random start, as the source has other classes.
+    notes:    what was taken off the names on reading.
+    loaded:   our path -> its name, for every array that was filled.
+    replaced: arrays of classifiers that keep their random start, as the source has other classes.
     unused:   names of the source that have no place here.
     missing:  arrays of ours that the source does not have.
     """
@@ -79,23 +80,27 @@ class Report:
     name: str
     sha256: str
     layout: str
-    loaded: int
+    notes: tuple[str, ...]
+    loaded: dict[str, str]
     replaced: tuple[str, ...]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For people: one line each for what happened, and what did not."""
-        lines = [f"pretrained {self.name} ({self.layout}): {self.loaded} arrays loaded"]
+        """For people: a line for what was loaded, and one for each kind of name that was not."""
+        total = len(self.loaded) + len(self.replaced) + len(self.missing)
+        origin = f"{self.name} (sha256 {self.sha256[:12]}, names of {self.layout})"
+        lines = [f"pretrained {origin}: {len(self.loaded)} of {total} arrays loaded"]
+        lines += [f"  {note}" for note in self.notes]
         told = {
-            "classifier for other classes, starts at random": self.replaced,
-            "not in the weights, starts at random": self.missing,
+            "of classifiers for other classes, start at random": self.replaced,
+            "not in the weights, start at random": self.missing,
             "in the weights, not used": self.unused,
         }
         for what, names in told.items():
             if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"  {what}: {', '.join(names[:3])}{more}")
+                more = ", .." if len(names) > 3 else ""
+                lines.append(f"  {len(names)} {what}: {', '.join(names[:3])}{more}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,13 +126,14 @@ def find(name: str) -> Source:
     path = Path(name)
     if path.is_dir():
         return Source(name, model_folder(path))
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file() and path.suffix in files.SUFFIXES:
         return Source(name, path)
     if path.is_file():
-        raise UserError("pretrained", got=name, expected=f"a file ending in {', '.join(SUFFIXES)}")
+        expected = f"a file ending in {', '.join(files.SUFFIXES)}"
+        raise UserError("pretrained", got=name, expected=expected)
     if "/" in name or path.suffix:
         raise UserError("pretrained", got=name, expected="an existing file or model folder")
-    raise unknown_name("pretrained weights", name, PACKAGES)
+    raise unknown_name("pretrained weights (no file or folder either)", name, PACKAGES)
 
 
 def start(arch: Arch, variables: dict[str, Any], source: Source) -> tuple[dict[str, Any], Report]:
@@ -139,78 +145,158 @@ def start(arch: Arch, variables: dict[str, Any], source: Source) -> tuple[dict[s
         source: from `find`.
 
     Returns:
-        (variables, report), the variables as float32 numpy arrays.
+        (variables, report).
 
     Raises:
-        UserError: unreadable, of another network or width, or without anything for the backbone.
+        UserError: as `values`.
     """
-    ours = {path: np.asarray(value) for path, value in flatten(variables).items()}
-    arrays, digest = _read(source)
-    if source.path.is_dir():
-        layout, keys = OURS, {path: path for path in ours}
-    else:
-        layout = layout_of(arrays)
-        keys = torch_keys(arch, layout)
-    filled, replaced = {}, []
-    for path, value in ours.items():
-        key = keys.get(path)
-        if key not in arrays:
-            continue
-        if (
-            _is_classifier(path)
-            and arrays[key].shape[0 if layout != OURS else -1] != value.shape[-1]
-        ):
+    filled, report = values(arch, source)
+    return unflatten(flatten(variables) | filled), report
+
+
+def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
+    """What `source` has for a network.
+
+    Args:
+        arch: the network to start.
+        source: from `find`.
+
+    Returns:
+        (our flat path -> float32 array of our shape, report).
+
+    Raises:
+        UserError: unreadable, of another width or depth, not finite, or without anything for the backbone.
+    """
+    backbone = {spec.name for spec in zoo.blocks(arch) if spec.role == "backbone"}
+    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
+    leaves = flatten({kind: template[kind] for kind in ("params", "batch_stats")})
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    given = _read_ours(arch, shapes, source) if source.path.is_dir() else _read(arch, source)
+    others = {
+        _layer(path)
+        for path, shape in shapes.items()
+        if (key := given.keys.get(path)) in given.arrays
+        and _part(path) not in backbone
+        and _is_classifier(path)
+        and given.classes(given.arrays[key]) != shape[-1:]
+    }
+    filled, loaded, replaced = {}, {}, []
+    for path, shape in shapes.items():
+        key = given.keys.get(path)
+        if _layer(path) in others:
             replaced.append(path)
-        else:
-            filled[path] = to_ours(path, arrays[key], value.shape).astype(np.float32)
-    if not any(path.startswith("params/block_") for path in filled):
+        elif key in given.arrays:
+            filled[path] = _fitted(source, given, path, key, shape)
+            loaded[path] = key
+    if not any(_part(path) in backbone for path in filled):
         raise UserError(
             f"pretrained {source.name} has nothing for {arch.backbone.name}",
-            got=f"names such as {', '.join(sorted(arrays)[:3])}",
-            expected="such as " + ", ".join(sorted(keys.values())[:3]),
+            got=f"names such as {', '.join(sorted(given.arrays)[:3])}",
+            expected="such as " + ", ".join(sorted(given.keys.values())[:3]),
         )
-    used = {keys[path] for path in (*filled, *replaced)}
-    report = Report(
+    used = {*loaded.values(), *(given.keys.get(path) for path in replaced)}
+    return filled, Report(
         name=source.name,
-        sha256=digest,
-        layout=layout,
-        loaded=len(filled),
+        sha256=given.sha256,
+        layout=given.layout,
+        notes=given.notes,
+        loaded=loaded,
         replaced=tuple(replaced),
-        unused=tuple(k for k in arrays if k not in used and not k.endswith("num_batches_tracked")),
-        missing=tuple(path for path in ours if path not in filled and path not in replaced),
+        unused=tuple(
+            k for k in given.arrays if k not in used and not k.endswith("num_batches_tracked")
+        ),
+        missing=tuple(path for path in shapes if path not in filled and path not in replaced),
     )
-    return {"params": {}, "batch_stats": {}} | unflatten(ours | filled), report
+
+
+# --- The two kinds of sources ---
+
+
+class _Given(NamedTuple):
+    """A source that has been read.
+
+    arrays:  its name -> array.
+    keys:    our path -> its name, whether it is there or not.
+    convert: (our path, array, our shape) -> array of our shape; UserError if it cannot be.
+    classes: shape of a classifier's array -> (number of classes,).
+    """
+
+    arrays: dict[str, np.ndarray]
+    keys: dict[str, str]
+    convert: Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]
+    classes: Callable[[np.ndarray], tuple[int, ...]]
+    sha256: str
+    layout: str
+    notes: tuple[str, ...] = ()
+
+
+def _read(arch: Arch, source: Source) -> _Given:
+    """A file with torch's names."""
+    weights = files.read(source.path, sha256=source.sha256)
+    layout = layout_of(weights.arrays)
+    return _Given(
+        arrays=weights.arrays,
+        keys=torch_keys(arch, layout),
+        convert=to_ours,
+        classes=lambda array: array.shape[:1],
+        sha256=weights.sha256,
+        layout=layout,
+        notes=weights.notes,
+    )
+
+
+def _read_ours(arch: Arch, shapes: dict[str, tuple[int, ...]], source: Source) -> _Given:
+    """A model folder; parts of another kind (a head that is not ours) are left out, whatever their names."""
+    theirs, variables, _ = load_model(source.path)
+    kinds = {spec.name: spec.kind for spec in zoo.blocks(theirs)}
+    same = {spec.name for spec in zoo.blocks(arch) if kinds.get(spec.name) == spec.kind}
+    return _Given(
+        arrays=flatten(variables),
+        keys={path: path for path in shapes if _part(path) in same},
+        convert=_unchanged,
+        classes=lambda array: array.shape[-1:],
+        sha256=hashlib.sha256((source.path / VARIABLES).read_bytes()).hexdigest(),
+        layout=OURS,
+    )
+
+
+def _unchanged(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        raise UserError(path, got=list(array.shape), expected=list(shape))
+    return array
+
+
+def _fitted(
+    source: Source, given: _Given, path: str, key: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    array = given.arrays[key]
+    try:
+        value = given.convert(path, array, shape)
+    except UserError as error:
+        raise UserError(
+            f"pretrained {source.name} does not fit at {path}",
+            got=f"{key} of shape {list(array.shape)}",
+            expected=f"what becomes {list(shape)}",
+            do="it needs the network that it was trained with: model.name, model.width",
+        ) from error
+    if not np.issubdtype(value.dtype, np.floating):
+        raise UserError(f"pretrained {source.name} at {key}", got=value.dtype, expected="floats")
+    value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise UserError(f"pretrained {source.name} at {key}", got="a number that is not finite")
+    return value
+
+
+def _part(path: str) -> str:
+    """'params/head/logits/kernel' -> 'head'."""
+    return path.split("/")[1]
+
+
+def _layer(path: str) -> str:
+    """'params/head/logits/kernel' -> 'head/logits'."""
+    return "/".join(path.split("/")[1:3])
 
 
 def _is_classifier(path: str) -> bool:
-    """Whether the array belongs to a layer that has one output per class."""
+    """Whether, in a head, the array belongs to a layer that has one output per class."""
     return path.split("/")[2].startswith("logits")
-
-
-def _read(source: Source) -> tuple[dict[str, np.ndarray], str]:
-    """Name -> array, and the sha256 of the file that holds them."""
-    if source.path.is_dir():
-        _, variables, card = load_model(source.path)
-        return flatten(variables), _sha256(source.path / "variables.safetensors")
-    digest = _sha256(source.path)
-    if source.sha256 and digest != source.sha256:
-        raise UserError(
-            f"{source.path} is not the published file",
-            got=f"sha256 {digest[:12]}",
-            expected=source.sha256[:12],
-            do="install the package again",
-        )
-    if source.path.suffix != ".safetensors":
-        return read_torch(source.path), digest
-    try:
-        return load_safetensors(source.path.read_bytes()), digest
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{source.path} is not a safetensors file", got=error) from error
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read weights {path}", got=error.strerror) from error
