@@ -53,7 +53,9 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "max_steps": 0,  # cut the run short; 0 = none; never rescales a schedule
             "data": {
-                "name": "toy_street",  # one of data.datasets.NAMES: camvid, cityscapes, voc2012, ade20k, folder, ..
+                # toy_street | folder | camvid | camvid_drives | cityscapes | voc2012
+                # ade20k (labels as published: 0, 1..150) | ade20k_shifted (0..149, 255)
+                "name": "toy_street",
                 "dir": "",  # raw folder in the set's published layout
                 "cache_dir": "",  # prepared copies; '' = $JAXSEG_CACHE or ~/.cache/jaxseg
                 "decoded_cache": True,  # keep decoded pixels in one memory-mapped file

@@ -13,9 +13,7 @@ from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference import pictures
 
 CONFIG = cli.Flag("config", "a config file; its section data says which set", required=True)
-SPLIT = cli.Flag(
-    "split", "which images", default="train", choices=("train", "calib", "val", "test")
-)
+SPLIT = cli.Flag("split", "which images: a split of the set", default="train")
 HELP = "replaces a value of the config, such as --config.data.dir=FOLDER"
 
 

@@ -17,7 +17,8 @@ class Report:
     name, dir:   of the data set.
     class_names: K names.
     problems:    one line each; a file may have several. Empty: the set can be prepared.
-    num_images:  split -> pairs of image and label.
+    notes:       one line each; worth knowing, and in nobody's way.
+    num_images:  split -> pairs of image and label; empty if the set is generated.
     sizes_px:    the (height, width) that occur, with how many images have them.
     num_pixels:  int64 [K + 1], pixels by class over all splits, the ignored last.
     """
@@ -26,6 +27,7 @@ class Report:
     dir: str
     class_names: tuple[str, ...]
     problems: list[Problem]
+    notes: list[str]
     num_images: dict[str, int]
     sizes_px: dict[tuple[int, int], int]
     num_pixels: np.ndarray
@@ -46,27 +48,26 @@ def check(name: str, dir: str = "", *, on_progress: Tell | None = None) -> Repor
     raw = datasets.raw_folder(name, dir)
     if raw is None:
         names = datasets.describe(name).class_names
-        return Report(name, "", names, [], {}, {}, np.zeros(len(names) + 1, np.int64))
+        return Report(name, "", names, [], [], {}, {}, np.zeros(len(names) + 1, np.int64))
     with reporting(on_progress, f"checking {name}") as tell:
-        found, problems = preparation.inspect_all(raw, tell)
+        found, problems, notes = preparation.inspect_all(raw, tell)
     sizes: dict[tuple[int, int], int] = {}
     values = np.zeros(256, np.int64)
     for results in found.values():
         for result in results:
             sizes[result.size_px] = sizes.get(result.size_px, 0) + 1
             values += result.values
-    counts = {split: len(pairs) for split, pairs in raw.pairs.items()}
     sizes.pop((0, 0), None)
-    return Report(
-        name, str(dir), raw.spec.class_names, problems, counts, sizes, _by_class(raw, values)
-    )
+    names, pixels = raw.spec.class_names, _by_class(raw, values)
+    return Report(name, str(dir), names, problems, notes, raw.num_images, sizes, pixels)
 
 
 def render(report: Report) -> str:
-    """The report as text: problems one a line, then a summary."""
-    if report.name == "toy_street":
-        return "toy_street is generated: there are no files to check"
+    """The report as text: problems and notes one a line, then a summary."""
+    if not report.num_images:
+        return f"{report.name} is generated: there are no files to check"
     lines = [f"{problem.file}: {problem.what}" for problem in report.problems]
+    lines += [f"note: {note}" for note in report.notes]
     counts = ", ".join(f"{split} {count}" for split, count in report.num_images.items())
     lines.append(f"{report.name} in {report.dir}: {counts} images with labels")
     most = sorted(report.sizes_px.items(), key=lambda item: -item[1])

@@ -1,22 +1,15 @@
 """The data sets by name: what they are, and their splits, prepared on first use.
 
-    split = open_split("camvid", "train", dir="CamVid")
-    split[0]   # {'image': uint8 [H, W, 3] RGB, 'label': uint8 [H, W], 'name': '0001TP_006690'}
-
-`camvid_drives` is our protocol over the same files: whole drives are held out, since CamVid's val frames are one
-short clip out of a training drive. train = 0001TP and 0016E5 without calib, calib = 0016E5_00390 .. 02400 (68
-frames), test = the unseen drive 0006R0 (101 frames). Its val is the published val folder where present: close to
-train (1 s away from training frames), good for watching a run and for nothing else.
+split = open_split("camvid", "train", dir="CamVid")
+split[0]   # {'image': uint8 [H, W, 3] RGB, 'label': uint8 [H, W], 'name': '0001TP_006690'}
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from jaxseg.data import preparation, store
-from jaxseg.data.builders import ade20k, camvid, cityscapes, toy_street, voc2012
+from jaxseg.data import preparation
+from jaxseg.data.builders import ade20k, camvid, camvid_drives, cityscapes, toy_street, voc2012
 from jaxseg.data.builders import folder as folder_set
 from jaxseg.data.builders.base import FolderBuilder
 from jaxseg.data.pairs import RawFolder
@@ -28,62 +21,26 @@ from jaxseg.errors import UserError, unknown_name
 
 __all__ = ["NAMES", "DatasetSpec", "Split", "cache_root", "describe", "open_split", "prepare"]
 
-DRIVES = {"train": 198, "calib": 68, "test": 101}
-"""Frames by split that `camvid_drives` must have, all from the published train folder."""
-
-
-def drive_split(frame: str) -> str:
-    """The split of `camvid_drives` that a frame of the published train folder belongs to."""
-    drive, _, number = frame.partition("_")
-    if drive == "0006R0":
-        return "test"
-    digits = number.lstrip("f")
-    in_calib = drive == "0016E5" and digits.isdecimal() and 390 <= int(digits) <= 2400
-    return "calib" if in_calib else "train"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Another division of a set's files into splits.
-
-    stored: the published split that is divided.
-    counts: split -> examples that it must have.
-    split:  name of an example -> its split.
-    kept:   published splits that stay as they are, where present.
-    """
-
-    stored: str
-    counts: dict[str, int]
-    split: Callable[[str], str]
-    kept: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True)
 class Entry:
     """A data set that lies in a raw folder.
 
-    raw:      folder -> what lies in it; UserError if it has not the layout.
-    builder:  of its prepared copy.
-    spec:     what is known without a folder, or None if nothing is.
-    protocol: its division into splits, or None for the published one.
+    raw:     folder -> what lies in it; UserError if it has not the layout.
+    builder: of its prepared copy.
+    spec:    what is known without a folder, or None if nothing is.
     """
 
     raw: Callable[[str], RawFolder]
     builder: type[FolderBuilder]
     spec: Callable[[], DatasetSpec] | None
-    protocol: Protocol | None = None
 
 
 ENTRIES: dict[str, Entry] = {
     "ade20k": Entry(ade20k.published_folder, ade20k.Ade20k, ade20k.published_spec),
     "ade20k_shifted": Entry(ade20k.shifted_folder, ade20k.Ade20kShifted, ade20k.shifted_spec),
     "camvid": Entry(camvid.raw_folder, camvid.Camvid, camvid.spec),
-    "camvid_drives": Entry(
-        camvid.raw_folder,
-        camvid.Camvid,
-        camvid.spec,
-        Protocol("train", DRIVES, drive_split, kept=("val",)),
-    ),
+    "camvid_drives": Entry(camvid_drives.raw_folder, camvid.Camvid, camvid_drives.spec),
     "cityscapes": Entry(cityscapes.raw_folder, cityscapes.Cityscapes, cityscapes.spec),
     "folder": Entry(folder_set.raw_folder, folder_set.Folder, None),
     "voc2012": Entry(voc2012.raw_folder, voc2012.Voc2012, voc2012.spec),
@@ -118,7 +75,7 @@ def describe(name: str, dir: str = "") -> DatasetSpec:
     if name not in ENTRIES:
         return toy_street.spec()
     entry = ENTRIES[name]
-    return _with_protocol(name, entry.spec() if entry.spec and not dir else entry.raw(dir).spec)
+    return entry.spec() if entry.spec and not dir else entry.raw(dir).spec
 
 
 def prepare(
@@ -129,7 +86,7 @@ def prepare(
     Raises:
         UserError: unknown name, wrong layout, bad files (counted, the first named), or a full disk.
     """
-    return _prepare(name, dir, cache_dir, on_progress)[0]
+    return _prepare(name, raw_folder(name, dir), cache_dir, on_progress)
 
 
 def open_split(
@@ -154,47 +111,34 @@ def open_split(
     Raises:
         UserError: unknown name or split, wrong layout, bad files, or a full disk.
     """
-    folder, spec = _prepare(name, dir, cache_dir, on_progress)
+    raw = raw_folder(name, dir)
+    spec = raw.spec if raw else describe(name)
     if split not in spec.splits:
-        error = unknown_name(f"split of {name}", split, spec.splits)
-        raise error if not dir else UserError(f"{error}", do=f"those are the splits in {dir}")
-    protocol = ENTRIES[name].protocol if name in ENTRIES else None
+        raise _no_such_split(name, split, spec, dir)
     stored, rows = split, None
-    if protocol is not None and split in protocol.counts:
-        stored, wanted = protocol.stored, protocol.counts[split]
-        names = store.read_index(folder)["splits"][stored]["name"]
-        rows = np.flatnonzero([protocol.split(example) == split for example in names])
-        if len(rows) != wanted:
-            raise UserError(
-                f"{name} {split}",
-                got=f"{len(rows)} images",
-                expected=wanted,
-                do=f"is every file of the published {stored} split in {dir}?",
-            )
+    if raw and split in raw.views:
+        stored, rows, fault = raw.views[split]
+        if fault:
+            raise UserError(f"{name} {split} in {dir}: {fault}")
+    folder = _prepare(name, raw, cache_dir, on_progress)
     opened = preparation.open_prepared(folder, spec, stored, rows, decoded_cache, on_progress)
     opened.name = split
     return opened
 
 
-def _prepare(
-    name: str, dir: str, cache_dir: str, on_progress: Tell | None
-) -> tuple[Path, DatasetSpec]:
-    raw, root = raw_folder(name, dir), cache_root(cache_dir)
+def _prepare(name: str, raw: RawFolder | None, cache_dir: str, on_progress: Tell | None) -> Path:
+    root = cache_root(cache_dir)
     if raw is None:
-        return preparation.prepare_toy_street(root, on_progress), toy_street.spec()
-    spec = _with_protocol(name, raw.spec)
-    return preparation.prepare_raw(root, raw, ENTRIES[name].builder, on_progress), spec
+        return preparation.prepare_toy_street(root, on_progress)
+    return preparation.prepare_raw(root, raw, ENTRIES[name].builder, on_progress)
 
 
-def _with_protocol(name: str, spec: DatasetSpec) -> DatasetSpec:
-    """The spec of a set whose splits are divided in another way."""
-    protocol = ENTRIES[name].protocol
-    if protocol is None:
-        return spec
-    if protocol.stored not in spec.splits:
-        raise UserError(f"{name} needs the published split {protocol.stored}", got=spec.splits)
-    kept = tuple(split for split in protocol.kept if split in spec.splits)
-    return replace(spec, name=name, splits=(*protocol.counts, *kept))
+def _no_such_split(name: str, split: str, spec: DatasetSpec, dir: str) -> UserError:
+    if split in spec.unavailable:
+        there = "one of " + ", ".join(spec.splits)
+        return UserError(f"{name} {split}: {spec.unavailable[split]}", expected=there)
+    error = unknown_name(f"split of {name}", split, spec.splits)
+    return UserError(f"{error}", do=f"those are the splits in {dir}") if dir else error
 
 
 def _known(name: str) -> None:

@@ -27,20 +27,49 @@ class Pair(NamedTuple):
     label: str
 
 
+class View(NamedTuple):
+    """A split that is made of rows of a stored one, so that no image is stored twice.
+
+    stored: the split it is taken from. rows: int [N], of it.
+    fault:  why it must not be opened as it is; '' = nothing wrong.
+    """
+
+    stored: str
+    rows: np.ndarray
+    fault: str = ""
+
+
+Verdict = tuple[list[Problem], list[str]]
+"""Problems, and notes: what is worth knowing and keeps nobody from training."""
+
+
 @dataclass(frozen=True)
 class RawFolder:
     """A raw data set as found on disk; nothing is decoded yet.
 
     root:     the folder. spec: what it holds.
-    pairs:    split -> examples in a fixed order. problems: files without a partner.
-    verdict:  int64 [256], pixels by raw label value over the whole set -> what is wrong with that.
+    pairs:    stored split -> examples in a fixed order. problems: files without a partner.
+    views:    those splits of `spec` that are rows of a stored one; the others are stored under their name.
+    sources:  files that say what the set holds besides images and labels, relative to the folder.
+    notes:    as in Verdict.
+    verdict:  stored split -> int64 [256], pixels by raw label value; gives what only they can tell.
     """
 
     root: Path
     spec: DatasetSpec
     pairs: dict[str, Sequence[Pair]]
     problems: list[Problem] = field(default_factory=list)
-    verdict: Callable[[np.ndarray], list[Problem]] = lambda values: []
+    views: dict[str, View] = field(default_factory=dict)
+    sources: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    verdict: Callable[[dict[str, np.ndarray]], Verdict] = lambda values: ([], [])
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Images of each split that can be opened."""
+        counts = {split: len(pairs) for split, pairs in self.pairs.items()}
+        counts |= {split: len(view.rows) for split, view in self.views.items()}
+        return {split: counts[split] for split in self.spec.splits}
 
 
 class Inspected(NamedTuple):
@@ -149,6 +178,15 @@ def pair_up(
             problems.append(Problem(labels_of[key], f"no image of this name in {image_dir}/"))
     shared = sorted(images_of.keys() & labels_of.keys())
     return [Pair(key, images_of[key], labels_of[key]) for key in shared], problems
+
+
+def other_counts(raw: RawFolder, published: Mapping[str, int]) -> list[str]:
+    """A note for every split that has not as many images as were published."""
+    return [
+        f"{split} has {count} images, {published[split]} were published"
+        for split, count in raw.num_images.items()
+        if count != published.get(split, count)
+    ]
 
 
 def _open(root: Path, file: str, problems: list[Problem]) -> tuple[bytes, images.Header] | None:

@@ -2,9 +2,10 @@
 
 import hashlib
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,7 +35,7 @@ def prepare_raw(
         UserError: bad files, an empty split, or a full disk.
     """
     files = [file for pairs in raw.pairs.values() for p in pairs for file in (p.image, p.label)]
-    files += [problem.file for problem in raw.problems]
+    files += [*(problem.file for problem in raw.problems), *raw.sources]
     facts = (builder.name, str(builder.VERSION), raw.spec.label_map.tobytes().hex())
     final = cache / "prepared" / builder.name / store.fingerprint(raw.root, files, *facts)
 
@@ -72,14 +73,20 @@ def prepare_toy_street(cache: Path, on_progress: Tell | None) -> Path:
     return store.make_once(final, make)
 
 
-def inspect_all(raw: RawFolder, tell: Tell) -> tuple[dict[str, list[Inspected]], list[Problem]]:
+class Inspection(NamedTuple):
+    """What inspecting a raw set found: by stored split every pair, and `pairs.Verdict` on the whole."""
+
+    found: dict[str, list[Inspected]]
+    problems: list[Problem]
+    notes: list[str]
+
+
+def inspect_all(raw: RawFolder, tell: Tell) -> Inspection:
     """Inspects every pair of every split, two at a time (decoding runs outside Python's lock).
 
-    Returns:
-        By split what was found, and all problems, missing partners and empty splits first.
+    Problems of the set come before those of single files.
     """
-    problems = list(raw.problems)
-    problems += [Problem(s, "split without images") for s, pairs in raw.pairs.items() if not pairs]
+    problems: list[Problem] = []
     found: dict[str, list[Inspected]] = {}
     allowed = raw.spec.allowed
     with ThreadPoolExecutor(2) as threads:
@@ -90,10 +97,13 @@ def inspect_all(raw: RawFolder, tell: Tell) -> tuple[dict[str, list[Inspected]],
                 found[split].append(result)
                 problems += result.problems
                 tell(f"checking {split}", done, len(pairs))
-    values = np.zeros(256, np.int64)
-    for results in found.values():
-        values += sum(result.values for result in results)
-    return found, problems + raw.verdict(values)
+    none = np.zeros(256, np.int64)
+    values = {split: sum((x.values for x in results), none) for split, results in found.items()}
+    judged, notes = raw.verdict(values)
+    first = [*raw.problems, *judged]
+    first += [Problem(s, "split without images") for s, pairs in raw.pairs.items() if not pairs]
+    # An image in several splits is named once.
+    return Inspection(found, list(dict.fromkeys([*first, *problems])), [*raw.notes, *notes])
 
 
 def open_prepared(
@@ -116,7 +126,7 @@ def open_prepared(
 
 
 def _inspect_all(raw: RawFolder, tell: Tell) -> dict[str, Columns]:
-    found, problems = inspect_all(raw, tell)
+    found, problems, notes = inspect_all(raw, tell)
     if problems:
         shown = "; ".join(f"{p.file}: {p.what}" for p in problems[:NUM_NAMED])
         more = f"; and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
@@ -125,6 +135,8 @@ def _inspect_all(raw: RawFolder, tell: Tell) -> dict[str, Columns]:
             got=shown + more,
             do="see all with `python -m jaxseg.data check`",
         )
+    for note in notes:
+        print(f"{raw.spec.name}: {note}", file=sys.stderr)
     return {
         split: _columns([p.name for p in pairs], [x.size_px for x in found[split]])
         for split, pairs in raw.pairs.items()

@@ -20,6 +20,7 @@ class DatasetSpec:
     splits:       those that can be opened.
     label_map:    uint8 [256], raw label value -> class id 0..K-1 or IGNORE_LABEL; any other number marks a
                   raw value that must not occur.
+    unavailable:  published splits that cannot be opened -> why.
     """
 
     name: str
@@ -27,6 +28,7 @@ class DatasetSpec:
     class_colors: tuple[tuple[int, int, int], ...]
     splits: tuple[str, ...]
     label_map: np.ndarray = field(compare=False, repr=False)
+    unavailable: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets, images, toy_street
+from jaxseg.data.builders import camvid_drives
 from jaxseg.data.spec import distinct_colors
 from jaxseg.errors import UserError
 from tests.data import raw
@@ -91,7 +92,7 @@ def test_camvid_void_is_ignored_and_any_split_may_be_missing(tmp_path):
 
 def test_camvid_drives_refuses_other_counts(tmp_path):
     root = raw.make_camvid(tmp_path / "raw")
-    with pytest.raises(UserError, match="3 images; expected 198"):
+    with pytest.raises(UserError, match="3 frames; expected 198"):
         datasets.open_split("camvid_drives", "train", dir=str(root), cache_dir=str(tmp_path / "c"))
 
 
@@ -104,7 +105,7 @@ def test_drives_are_told_by_name():
         "0016E5_02430": "train",
         "0006R0_f00930": "test",
     }
-    assert {frame: datasets.drive_split(frame) for frame in frames} == frames
+    assert {frame: camvid_drives.drive_split(frame) for frame in frames} == frames
 
 
 def test_palette_and_few_bit_labels_are_read_as_numbers(tmp_path):

@@ -2,26 +2,37 @@
 
 `images/{training,validation}/*.jpg` and `annotations/{training,validation}/*.png` in ADEChallengeData2016; our
 splits are called train and val. Two numberings of the labels go around, and a mistake between them would shift every
-class by one without a word, so each has a name of its own, and `check` and `prepare` refuse the other:
+class by one without a word, so each has a name of its own:
     ade20k:         as published: 1..150 are the classes, 0 is everything else and is ignored.
     ade20k_shifted: 0..149 are the classes, 255 is ignored (what "reduce zero label" makes).
+150 occurs in the first only, 255 in the second only, so `check` and `prepare` refuse what has the other's. Labels
+with neither could be both: as `ade20k` they are taken for the published ones, and it is said; as `ade20k_shifted`
+they are refused. If the challenge's objectInfo150.txt lies beside the images, it must agree with our names.
 The full release with its thousands of classes is another set and is not read.
 
 Get it from sceneparsing.csail.mit.edu; its terms allow non-commercial research and education.
 """
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxseg.data.builders.base import FolderBuilder
-from jaxseg.data.pairs import Pair, Problem, RawFolder, match
+from jaxseg.data.pairs import Pair, Problem, RawFolder, Verdict, match, other_counts
 from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec, identity_map
 from jaxseg.errors import UserError
 from jaxseg.types import IGNORE_LABEL
 
 FOLDERS = {"train": "training", "val": "validation"}
+PUBLISHED = {"train": 20210, "val": 2000}
+UNAVAILABLE = {"test": "its labels are not public"}
+INFO = "objectInfo150.txt"
+LAST = 150
+"""As a label value: the last class of the published numbering, nothing in the other."""
 LAYOUT = "ADEChallengeData2016 with images/training/ and annotations/training/ (and validation/)"
 
 # In order of class: name and colour, as the challenge gives them.
@@ -82,48 +93,98 @@ def shifted_spec(splits: tuple[str, ...] = tuple(FOLDERS)) -> DatasetSpec:
 
 def published_folder(dir: str | Path) -> RawFolder:
     """What of `ade20k` lies in `dir`; UserError if it is not the layout."""
-    root, pairs, problems = _found(dir)
-
-    def verdict(values: np.ndarray) -> list[Problem]:
-        if values[0] or not values.any():
-            return []
-        what = "0 (ignored) never occurs: are the classes 0..149? then set data.name=ade20k_shifted"
-        return [Problem("annotations", what)]
-
-    return RawFolder(root, published_spec(tuple(pairs)), pairs, problems, verdict)
+    return _found(dir, published_spec, _verdict_published)
 
 
 def shifted_folder(dir: str | Path) -> RawFolder:
     """What of `ade20k_shifted` lies in `dir`; UserError if it is not the layout."""
-    root, pairs, problems = _found(dir)
-
-    def verdict(values: np.ndarray) -> list[Problem]:
-        if values[IGNORE_LABEL] or not values.any():
-            return []
-        what = "255 (ignored) never occurs: are the labels as published? then set data.name=ade20k"
-        return [Problem("annotations", what)]
-
-    return RawFolder(root, shifted_spec(tuple(pairs)), pairs, problems, verdict)
+    return _found(dir, shifted_spec, _verdict_shifted)
 
 
 def _spec(name: str, splits: tuple[str, ...], table: np.ndarray) -> DatasetSpec:
     names, colors = zip(*CLASSES, strict=True)
-    return DatasetSpec(name, names, colors, splits, table)
+    return DatasetSpec(name, names, colors, splits, table, UNAVAILABLE)
 
 
-def _found(dir: str | Path) -> tuple[Path, dict[str, list[Pair]], list[Problem]]:
+def _found(
+    dir: str | Path,
+    spec: Callable[[tuple[str, ...]], DatasetSpec],
+    verdict: Callable[[dict[str, np.ndarray]], Verdict],
+) -> RawFolder:
     root = Path(dir)
     if dir and (root / "ADEChallengeData2016").is_dir():
         root = root / "ADEChallengeData2016"
-    present = [s for s, f in FOLDERS.items() if dir and (root / "images" / f).is_dir()]
+    present = [
+        split
+        for split, folder in FOLDERS.items()
+        if dir and any((root / kind / folder).is_dir() for kind in ("images", "annotations"))
+    ]
     if not present:
         raise UserError("data.dir holds no ADE20K", got=repr(str(dir)), expected=LAYOUT)
     pairs: dict[str, list[Pair]] = {}
     problems: list[Problem] = []
     for split in present:
         folders = (f"images/{FOLDERS[split]}", f"annotations/{FOLDERS[split]}")
-        if not (root / folders[1]).is_dir():
-            raise UserError(f"{root} lacks {folders[1]}/", expected=LAYOUT)
+        for folder in folders:
+            if not (root / folder).is_dir():
+                raise UserError(f"{root} lacks {folder}/", expected=LAYOUT)
         pairs[split], lonely = match(root, *folders, by_stem=True)
         problems += lonely
-    return root, pairs, problems
+    info = (INFO,) if (root / INFO).is_file() else ()
+    if info:
+        problems += _other_classes(root / INFO)
+    raw = RawFolder(root, spec(tuple(present)), pairs, problems, sources=info, verdict=verdict)
+    return replace(raw, notes=other_counts(raw, PUBLISHED))
+
+
+def _verdict_published(values: dict[str, np.ndarray]) -> Verdict:
+    problems, notes = [], []
+    for split, counts in values.items():
+        folder = f"annotations/{FOLDERS[split]}"
+        if counts[LAST] and counts[IGNORE_LABEL]:
+            problems.append(_mixed(folder))
+        elif counts[IGNORE_LABEL]:
+            what = (
+                f"{IGNORE_LABEL} occurs and {LAST} does not: shifted; use data.name=ade20k_shifted"
+            )
+            problems.append(Problem(folder, what))
+        elif counts.any() and not counts[LAST]:
+            notes.append(
+                f"{folder}: neither {LAST} nor {IGNORE_LABEL} occurs, so the numbering cannot be told; taken as "
+                "published (1 is wall); if 0 is wall, use data.name=ade20k_shifted"
+            )
+    return problems, notes
+
+
+def _verdict_shifted(values: dict[str, np.ndarray]) -> Verdict:
+    problems = []
+    for split, counts in values.items():
+        folder = f"annotations/{FOLDERS[split]}"
+        if counts[LAST] and counts[IGNORE_LABEL]:
+            problems.append(_mixed(folder))
+        elif counts.any() and not counts[IGNORE_LABEL]:
+            what = f"{IGNORE_LABEL} (ignored) never occurs: not shifted; use data.name=ade20k"
+            problems.append(Problem(folder, what))
+    return problems, []
+
+
+def _mixed(folder: str) -> Problem:
+    what = f"{LAST} and {IGNORE_LABEL} both occur: published and shifted labels are mixed"
+    return Problem(folder, what)
+
+
+def _other_classes(path: Path) -> list[Problem]:
+    """Where the challenge's table (number, shares, counts, synonyms) does not name our classes."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [Problem(INFO, f"cannot be read ({error})")]
+    rows = [[word.strip() for word in re.split(r"[\t,;]", line)] for line in lines]
+    named = {int(row[0]): row[1:] for row in rows if row[0].isdecimal()}
+    if named.keys() != set(range(1, LAST + 1)):
+        return [Problem(INFO, f"has {len(named)} classes, not those numbered 1 to {LAST}")]
+    return [
+        Problem(INFO, f"class {number} is {named[number][3:]}, not {name!r}")
+        for number, (name, _) in enumerate(CLASSES, 1)
+        if name not in named[number]
+    ]

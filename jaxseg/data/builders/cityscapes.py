@@ -1,26 +1,35 @@
 """Cityscapes (Cordts et al., 1604.01685): `leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`, 2048x1024 px.
 
 Labels are the published `*_gtFine_labelIds.png`; the usual 19 classes are made from them here, so the conversion
-with the authors' scripts is not needed. Splits: train and val, fine labels only. The labels of test are not public
-(their files hold nothing but ignored values), and the coarse labels are not used.
+with the authors' scripts is not needed. Where no labelIds are left, the `*_gtFine_labelTrainIds.png` which those
+scripts make are read instead; never both. Splits: train and val, fine labels only.
 
 Get it from cityscapes-dataset.com after registration (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip); its
 licence allows non-commercial use.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxseg.data.builders.base import FolderBuilder
-from jaxseg.data.pairs import Pair, Problem, RawFolder, pair_up
-from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec
+from jaxseg.data.pairs import Pair, Problem, RawFolder, other_counts, pair_up
+from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec, identity_map
 from jaxseg.errors import UserError
 from jaxseg.types import IGNORE_LABEL
 
-SPLITS = ("train", "val")
-IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+PUBLISHED = {"train": 2975, "val": 500}
+UNAVAILABLE = {
+    "test": "its labels are not public (all that its files hold is ignored)",
+    "train_extra": "it has coarse labels only, which are not read",
+}
+IMAGE, LABEL, TRAIN_IDS = (
+    "_leftImg8bit.png",
+    "_gtFine_labelIds.png",
+    "_gtFine_labelTrainIds.png",
+)
 LAYOUT = "a folder with leftImg8bit/<split>/<city>/*.png and gtFine/<split>/<city>/*_labelIds.png"
 
 # In order of train id: name, colour, published label id.
@@ -46,7 +55,9 @@ CLASSES = (
     ("bicycle", (119, 11, 32), 33),
 )
 LAST_ID = 33
-"""Ids 0 to 33 occur; those that are no class (void, parking, caravan, ...) are ignored, as is license plate (-1)."""
+"""Ids 0 to 33 occur; those that are no class (void, parking, caravan, ...) are ignored. License plates have the id
+-1, and the authors do not draw what has a negative id: there the file holds what lies below, most often car. So 255
+does not occur, and where it does, the file holds train ids under the wrong name."""
 
 
 class Cityscapes(FolderBuilder, skip_registration=True):
@@ -55,11 +66,15 @@ class Cityscapes(FolderBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
 
 
-def spec(splits: tuple[str, ...] = SPLITS) -> DatasetSpec:
-    """Classes, colours and label values; `splits` are those present."""
+def spec(splits: tuple[str, ...] = tuple(PUBLISHED), *, train_ids: bool = False) -> DatasetSpec:
+    """Classes, colours and label values.
+
+    Args:
+        splits: those present.
+        train_ids: whether labels are train ids (0..18, 255 ignored) and not the published label ids.
+    """
     table = np.full(256, NOT_ALLOWED, np.uint8)
     table[: LAST_ID + 1] = IGNORE_LABEL
-    table[255] = IGNORE_LABEL  # -1 in eight bits
     for train_id, (_, _, label_id) in enumerate(CLASSES):
         table[label_id] = train_id
     return DatasetSpec(
@@ -67,7 +82,8 @@ def spec(splits: tuple[str, ...] = SPLITS) -> DatasetSpec:
         class_names=tuple(name for name, _, _ in CLASSES),
         class_colors=tuple(color for _, color, _ in CLASSES),
         splits=splits,
-        label_map=table,
+        label_map=identity_map(len(CLASSES), IGNORE_LABEL) if train_ids else table,
+        unavailable=UNAVAILABLE,
     )
 
 
@@ -78,20 +94,38 @@ def raw_folder(dir: str | Path) -> RawFolder:
         UserError: no such folder, or no split in it.
     """
     root = Path(dir)
-    present = tuple(s for s in SPLITS if dir and (root / "leftImg8bit" / s).is_dir())
+    present = tuple(
+        split
+        for split in PUBLISHED
+        if dir and any((root / kind / split).is_dir() for kind in ("leftImg8bit", "gtFine"))
+    )
     if not present:
         raise UserError("data.dir holds no Cityscapes", got=repr(str(dir)), expected=LAYOUT)
+    train_ids = not any(_listing(root, f"gtFine/{split}", LABEL) for split in present)
+    ending = TRAIN_IDS if train_ids else LABEL
     pairs: dict[str, list[Pair]] = {}
     problems: list[Problem] = []
     for split in present:
-        folders = (f"leftImg8bit/{split}", f"gtFine/{split}")
-        images, labels = (
-            {path.name.removesuffix(end): path.relative_to(root).as_posix() for path in found}
-            for end, found in (
-                (end, (root / folder).glob(f"*/*{end}"))
-                for end, folder in zip((IMAGE, LABEL), folders, strict=True)
-            )
+        images, labels = f"leftImg8bit/{split}", f"gtFine/{split}"
+        for folder in (images, labels):
+            if not (root / folder).is_dir():
+                raise UserError(f"{root} lacks {folder}/", expected=LAYOUT)
+        found, lonely = pair_up(
+            _listing(root, images, IMAGE), _listing(root, labels, ending), images, labels
         )
-        pairs[split], lonely = pair_up(images, labels, *folders)
+        # Cities are part of the key, so that a frame in the wrong city is noticed, but not of the name.
+        pairs[split] = [pair._replace(name=Path(pair.name).name) for pair in found]
         problems += lonely
-    return RawFolder(root, spec(present), pairs, problems)
+    raw = RawFolder(root, spec(present, train_ids=train_ids), pairs, problems)
+    notes = other_counts(raw, PUBLISHED)
+    if train_ids and any(pairs.values()):
+        notes.append(f"no file ends in {LABEL}; those in {TRAIN_IDS} are read")
+    return replace(raw, notes=notes)
+
+
+def _listing(root: Path, folder: str, ending: str) -> dict[str, str]:
+    """'<city>/<name>' -> file, of those with an ending."""
+    files = [path.relative_to(root) for path in (root / folder).glob(f"*/*{ending}")]
+    return {
+        f"{file.parent.name}/{file.name.removesuffix(ending)}": file.as_posix() for file in files
+    }
