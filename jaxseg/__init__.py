@@ -20,29 +20,48 @@ __version__ = "0.1.0"
 __all__ = ["create", "load"]
 
 
-def load(folder: str | Path) -> "Model":
+def load(
+    folder: str | Path,
+    *,
+    window_px: tuple[int, int] = (0, 0),
+    window_overlap_frac: float = 1 / 3,
+    flip: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+) -> "Model":
     """A trained model, ready to be called on uint8 images (see `inference.predictor.Model`).
 
     Args:
         folder: a training folder (its last weights) or a deployed folder.
+        window_px: (height, width) of a sliding window; (0, 0) = the whole image at once.
+        window_overlap_frac: of two neighbouring windows, at least, in [0, 1).
+        flip: answer with the mean over the image and its mirror image.
+        scales: answer with the mean over the image at these scales.
 
     Raises:
-        jaxseg.errors.UserError: no model there, or a damaged one.
+        jaxseg.errors.UserError: no model there, or a damaged one; a value that cannot be.
     """
+    from jaxseg.inference.augmented import Mode
     from jaxseg.inference.predictor import Model
 
-    return Model.load(folder)
+    mode = Mode(window_px, window_overlap_frac, flip, scales)
+    return Model.load(folder, mode=mode)
 
 
 def create(
-    arch: "str | Arch", *, num_classes: int | None = None, seed: int = 0, **options: Any
+    arch: "str | Arch",
+    *,
+    num_classes: int | None = None,
+    seed: int = 0,
+    pretrained: str = "",
+    **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """A network with random weights.
+    """A network with random or pretrained weights.
 
     Args:
         arch: an `Arch`, or a name of the zoo such as 'deeplabv3plus_resnet18'.
         num_classes: K; needed with a name.
-        seed: of the weights.
+        seed: of the random weights.
+        pretrained: as `config.model.pretrained`: a known name such as 'efficientnet_lite0', or a path.
         **options: of the named network: width, output_stride, aux, compute, dropout.
 
     Returns:
@@ -50,7 +69,7 @@ def create(
         [B, H, W, 3] and gives `types.Outputs`.
 
     Raises:
-        jaxseg.errors.UserError: unknown name or option.
+        jaxseg.errors.UserError: unknown name or option, or weights that do not fit.
     """
     import jax
 
@@ -61,4 +80,9 @@ def create(
         if num_classes is None:
             raise UserError("create", got=f"name {arch!r} alone", expected="num_classes too")
         arch = zoo.named(arch, num_classes, **options)
-    return zoo.module(arch), dict(zoo.init(arch, jax.random.PRNGKey(seed)))
+    variables = dict(zoo.init(arch, jax.random.PRNGKey(seed)))
+    if pretrained:
+        from jaxseg.weights.pretrained import find, start
+
+        variables, _ = start(arch, variables, find(pretrained))
+    return zoo.module(arch), variables

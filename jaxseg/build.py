@@ -10,13 +10,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import cli, runtime
+from jaxseg import cli, defaults, runtime
 from jaxseg.arch import Arch
 from jaxseg.data import datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import Card
+from jaxseg.inference.augmented import Mode
 from jaxseg.models import zoo
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
@@ -24,20 +25,24 @@ from jaxseg.training.optim import Optim
 from jaxseg.training.parallel import Parallel
 from jaxseg.training.phases import Phase
 from jaxseg.training.run import Plan
+from jaxseg.weights import pretrained
 
 
-def training_plan(config: ConfigDict, *, name: str) -> Plan:
+def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> Plan:
     """Everything that `training.run.train` needs.
 
     Args:
         config: complete (see `defaults.py`).
         name: of the config, for the model's card.
+        resuming: the run has begun, so it needs no pretrained weights any more.
 
     Raises:
         UserError: a value that cannot be.
     """
     _check_numbers(config)
     parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
+    begun = resuming or not config.model.pretrained
+    weights = None if begun else pretrained.find(config.model.pretrained)
     spec = datasets.describe(config.data.name, config.data.dir)
     arch = architecture(config, spec)
     # A dry run: a mistake in any phase is found before data is prepared, let alone after a day of training.
@@ -68,6 +73,7 @@ def training_plan(config: ConfigDict, *, name: str) -> Plan:
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         tensorboard=config.log.tensorboard,
+        weights=weights,
     )
 
 
@@ -81,7 +87,7 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
             expected=f"{len(spec.class_names)}, one per class of {spec.name}",
             do="see `python -m jaxseg.data stats`",
         )
-    options = {key: value for key, value in config.model.items() if key != "name"}
+    options = {k: v for k, v in config.model.items() if k not in ("name", "pretrained")}
     return zoo.named(config.model.name, len(spec.class_names), **options)
 
 
@@ -96,10 +102,9 @@ def phases(
     for name in order:
         if name not in named:
             raise unknown_name("phase in phases.order", name, named)
-    loss = steps.Loss(**_plain(config.loss))
     make_step = functools.partial(
         steps.supervised,
-        loss=loss,
+        loss=loss(config.loss),
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         ema_decay=config.ema_decay,
@@ -129,6 +134,16 @@ def phases(
         steps.learning_rate(phase.optim, phase.steps)
         result.append(phase)
     return tuple(result)
+
+
+def loss(section: ConfigDict) -> steps.Loss:
+    """What is minimised."""
+    options = {
+        f"{name}_{key}": value
+        for name in ("ohem", "focal", "tversky")
+        for key, value in section[name].items()
+    }
+    return steps.Loss(weights=section.weights.to_dict(), **_plain(section), **options)
 
 
 def augment(data: ConfigDict) -> Augment:
@@ -170,12 +185,35 @@ def open_split(data: ConfigDict, split: str) -> datasets.Split:
 
 def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     """The sections `data` and `eval` that a model was trained with, with overrides applied."""
-    config = cli.from_plain({"data": card.data, "eval": card.evaluation})
+    # A model may be older than a setting.
+    settings = cli.to_plain(defaults.get_config().eval) | card.evaluation
+    config = cli.from_plain({"data": card.data, "eval": settings})
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
     if config.eval.batch_size < 1:
         raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
+    answer_mode(config.eval)
     return config
+
+
+def answer_mode(settings: ConfigDict) -> Mode:
+    """How images are answered, from the section `eval`; with what belongs to it checked.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    if not 0 < settings.boundary_tolerance_frac < 1:
+        raise UserError(
+            "eval.boundary_tolerance_frac",
+            got=settings.boundary_tolerance_frac,
+            expected="a number in (0, 1), in diagonals of the image",
+        )
+    return Mode(
+        window_px=settings.window_px,
+        window_overlap_frac=settings.window_overlap_frac,
+        flip=settings.flip,
+        scales=settings.scales,
+    )
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:
@@ -237,6 +275,7 @@ def _check_numbers(config: ConfigDict) -> None:
             got=(flat["data.mean"], flat["data.std"]),
             expected="three numbers each, std above 0",
         )
+    answer_mode(config.eval)
     if config.data.batch_size % config.accumulate:
         raise UserError(
             "accumulate",

@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
                 "std": (0.229, 0.224, 0.225),
             },
             "model": {
-                "name": "deeplabv3plus_resnet18",
+                "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py
+                # '' = random | efficientnet_lite0 | a .pth or .safetensors with torch's names | a model of ours.
+                "pretrained": "",
                 "width": 0.25,  # multiplier of all channel counts
                 "output_stride": 0,  # 8 | 16 | 32; 0 = the usual one of the network
                 "aux": False,  # auxiliary FCN head, training only
@@ -83,8 +85,24 @@ def get_config() -> ConfigDict:
                 "compute": "float32",  # float32 | bfloat16; weights, logits, loss stay float32
             },
             "loss": {
-                "class_weights": (),  # K numbers, see `python -m jaxseg.data stats`
-                "label_smoothing": 0.0,
+                # What is minimised: the weighted sum of these; one of weight 0 is not computed.
+                "weights": {
+                    "cross_entropy": 1.0,
+                    "focal": 0.0,
+                    "ohem": 0.0,  # cross-entropy of each image's hard pixels
+                    "dice": 0.0,
+                    "tversky": 0.0,
+                    "lovasz": 0.0,  # Lovász-softmax, a surrogate of 1 - IoU
+                },
+                "ohem": {
+                    "threshold": 0.7,  # hard = probability of the true class below it
+                    "keep_frac": 0.0625,  # of an image's labelled pixels, kept at the least
+                },
+                "focal": {"gamma": 2.0},
+                "tversky": {"alpha": 0.3, "beta": 0.7},  # of false positives, of misses
+                # K numbers, see `python -m jaxseg.data stats`; in cross_entropy, focal and ohem.
+                "class_weights": (),
+                "label_smoothing": 0.0,  # in cross_entropy
                 "aux_weight": 0.4,
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
@@ -96,6 +114,13 @@ def get_config() -> ConfigDict:
                 "every_steps": 500,  # 0 = at the end only
                 "batch_size": 8,
                 "num_pictures": 4,  # fixed images drawn at each evaluation
+                # From here on for `evaluate` and `predict`; during training every evaluation is plain.
+                "window_px": (0, 0),  # (height, width) of a sliding window; (0, 0) = whole image
+                "window_overlap_frac": 1 / 3,  # of neighbouring windows, at least
+                "flip": False,  # mean with the mirror image
+                "scales": (1.0,),  # mean over scaled images
+                "boundary_f1": False,  # `evaluate` only: how well borders are met
+                "boundary_tolerance_frac": 0.0075,  # in diagonals of the image
             },
             "checkpoint": {"every_steps": 500, "keep_last": 2, "keep_best": 1},
             "log": {"every_steps": 20, "tensorboard": True},

@@ -1,4 +1,4 @@
-"""`python -m jaxseg.evaluate --workdir=W [--split=val]`; writes W/metrics_<split>.json."""
+"""`python -m jaxseg.evaluate --workdir=W [--split=val]`; writes W/metrics_<split>.json and the confusion matrix."""
 
 import json
 import sys
@@ -12,8 +12,10 @@ from jaxseg.arch import digest
 from jaxseg.data.pipeline import eval_stream
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
-from jaxseg.inference.evaluation import evaluate
+from jaxseg.inference.confusion import draw_confusion, write_confusion
+from jaxseg.inference.evaluation import evaluate, watch_boundaries
 from jaxseg.inference.predictor import make_score, model_folder
+from jaxseg.objectives.boundary import BoundaryTally
 
 SPLITS = ("train", "calib", "val", "test")
 COMMAND = cli.Command(
@@ -36,20 +38,29 @@ def main(argv: Sequence[str]) -> None:
     config = build.evaluation_config(card, argv)
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
     split, plan = build.evaluation_split(config, card, args["split"])
+    mode = build.answer_mode(config.eval)
+    boundaries = None
+    if config.eval.boundary_f1:
+        boundaries = BoundaryTally(arch.num_classes, config.eval.boundary_tolerance_frac)
     with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
         tally = evaluate(
-            make_score(arch, card.mean, card.std),
+            make_score(arch, card.mean, card.std, mode),
             jax.device_put(variables),
             batches,
             arch.num_classes,
+            watch=watch_boundaries(boundaries) if boundaries else None,
         )
     scores = tally.scores()
-    per_class = dict(zip(card.class_names, scores.pop("iou"), strict=True))
+    scores["per_class_iou"] = scores.pop("iou")
+    if boundaries:
+        scores |= boundaries.scores()
+    for key in scores.keys() & {"per_class_iou", "per_class_boundary_f1"}:
+        scores[key] = dict(zip(card.class_names, scores[key], strict=True))
     record = {
         "schema": 1,
         "split": args["split"],
         **scores,
-        "per_class_iou": per_class,
+        "mode": mode.record(),
         "void_rule": "pixels of void ground truth ignored; arg-max over the classes, never void",
         "data": {"name": config.data.name, "raw_split": split.name},
         "checkpoint": args["checkpoint"],
@@ -58,28 +69,44 @@ def main(argv: Sequence[str]) -> None:
         **runtime.provenance(),
     }
     path = workdir / f"metrics_{args['split']}.json"
+    table = workdir / f"confusion_{args['split']}.csv"
+    picture = workdir / "pictures" / f"confusion_{args['split']}.png"
     try:
         path.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error
+    write_confusion(tally.confusion, card.class_names, table)
+    draw_confusion(tally.confusion, card.class_names, picture)
     print(_table(record))
-    print(f"written to {path}")
+    print(f"written to {path}, {table} and {picture}")
 
 
 def _table(record: dict) -> str:
-    """The scores as text, in percent."""
+    """The scores as text, in percent, classes in their order."""
 
     def percent(value: float | None) -> str:
         return "absent" if value is None else f"{100 * value:6.2f}"
 
-    rows = [(name, percent(value)) for name, value in record["per_class_iou"].items()]
-    rows += [("mIoU", percent(record["miou"])), ("mean class accuracy", percent(record["macc"]))]
-    rows += [("pixel accuracy", percent(record["aacc"]))]
-    wide = max(len(name) for name, _ in rows)
-    head = (
-        f"{record['data']['name']} {record['split']}, {record['num_images']} images, IoU in percent"
+    titles, rows = ["IoU"], [[name, value] for name, value in record["per_class_iou"].items()]
+    rows.append(["mean (mIoU)", record["miou"]])
+    if "boundary_f1" in record:
+        smallest, largest = (f"{x:.2f}" for x in record["boundary_tolerance_px"])
+        within = smallest if smallest == largest else f"{smallest} to {largest}"
+        titles.append(f"boundary F1 within {within} px")
+        for row, value in zip(
+            rows, [*record["per_class_boundary_f1"].values(), record["boundary_f1"]], strict=True
+        ):
+            row.append(value)
+    rows += [["mean class accuracy", record["macc"]], ["pixel accuracy", record["aacc"]]]
+    wide = max(len(name) for name, *_ in rows)
+    return "\n".join(
+        [
+            f"{record['data']['name']} {record['split']}, {record['num_images']} images, in percent",
+            f"  {record['mode']['description']}",
+            f"  {'':<{wide}}  " + "  ".join(f"{title:>6}" for title in titles),
+        ]
+        + [f"  {name:<{wide}}  " + "  ".join(map(percent, values)) for name, *values in rows]
     )
-    return "\n".join([head] + [f"  {name:<{wide}}  {value}" for name, value in rows])
 
 
 if __name__ == "__main__":

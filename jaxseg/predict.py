@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxseg import cli, runtime
-from jaxseg.data import datasets
+from jaxseg import build, cli, runtime
 from jaxseg.errors import UserError
+from jaxseg.inference.artifact import load_model
 from jaxseg.inference.folder import predict_folder
-from jaxseg.inference.predictor import Model
+from jaxseg.inference.predictor import Model, model_folder
 
 COMMAND = cli.Command(
     "predict",
@@ -21,14 +21,18 @@ COMMAND = cli.Command(
         cli.Flag("output", "a folder: labels/, colors/, overlays/ are made inside", required=True),
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
     ),
+    config_help="replaces a value of the section eval that the model was trained with: window_px, flip, scales",
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses, loads, predicts; unreadable files are reported after all others are done."""
     args = cli.parse(COMMAND, argv)
-    model = Model.load(args["workdir"], args["checkpoint"])
-    runtime.use_compilation_cache(datasets.cache_root(model.card.data["cache_dir"]) / "xla")
+    arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
+    config = build.evaluation_config(card, argv)
+    model = Model(arch, variables, card, build.answer_mode(config.eval))
+    runtime.use_compilation_cache(build.cache_folder(config) / "xla")
+    print(f"answers: {model.mode}")
     done, failed = predict_folder(model, Path(args["input"]), Path(args["output"]), say=print)
     print(f"{done} images segmented into {args['output']}")
     if failed:

@@ -23,8 +23,10 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     config = cli.override(cli.load_config(args["config"]), argv)
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
-    plan = build.training_plan(config, name=Path(args["config"]).stem)
     workdir = Path(args["workdir"])
+    plan = build.training_plan(
+        config, name=Path(args["config"]).stem, resuming=run.has_begun(workdir)
+    )
     record = run.train(workdir, plan)
     print(f"done: step {record['step']}, {record['wall_s']:.0f} s; model in {workdir / 'model'}")
 

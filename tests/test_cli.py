@@ -98,8 +98,16 @@ MISTAKES = [
     (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=(1,2)"], "one per class"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=('a',)"], "expected numbers"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.label_smoothing=1.5"], r"\[0, 1\)"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.weights.lovas=1"], "did you mean"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.weights.dice=-1"], "0 or more"),
+    (train, [QUICKSTART, "--workdir=W", "--config.loss.weights.cross_entropy=0"], "above 0"),
     (train, [QUICKSTART, "--workdir=W", "--config.ema_decay=1.0"], r"\[0, 1\)"),
     (train, [QUICKSTART, "--workdir=W", "--config.data.train_split=trian"], "did you mean 'train'"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.eval.window_px=(16,64)"],
+        "window_px.*32 or more",
+    ),
     # folders and files
     (train, [QUICKSTART, "--workdir=W", "--config.data.name=camvid"], "data.dir|layout"),
     (

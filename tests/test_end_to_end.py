@@ -1,6 +1,7 @@
 """As a new user: a data set laid out in a folder, from check to predict, through the public commands."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import jaxseg
 from jaxseg import bench, cli, evaluate, predict, train
 from jaxseg.data import __main__ as data
+from jaxseg.errors import UserError
 from tests.fakes import FakeSplit
 
 
@@ -92,6 +94,75 @@ def test_evaluate_writes_what_the_design_fixes(workdir):
     ok(evaluate.main, f"--workdir={workdir}", "--checkpoint=best")
 
 
+def test_evaluate_as_papers_report_it(workdir, capsys):
+    ok(evaluate.main, f"--workdir={workdir}", "--split=train")
+    plain = json.loads((workdir / "metrics_train.json").read_text())
+    assert plain["mode"]["description"] == "whole image, 1 scale, no flip"
+    assert "boundary_f1" not in plain
+    table = (workdir / "confusion_train.csv").read_text().splitlines()
+    assert table[0] == "truth \\ prediction,red,green,blue"
+    counts = np.array([[int(x) for x in row.split(",")[1:]] for row in table[1:]])
+    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diagonal(counts)
+    np.testing.assert_allclose(
+        list(plain["per_class_iou"].values()), np.diagonal(counts) / union, rtol=1e-12
+    )
+    assert cv2.imread(str(workdir / "pictures/confusion_train.png")) is not None
+
+    mode = ["window_px=(32,32)", "flip=True", "scales=(1.0,1.5)", "boundary_f1=True"]
+    capsys.readouterr()
+    ok(
+        evaluate.main,
+        f"--workdir={workdir}",
+        "--split=train",
+        *[f"--config.eval.{m}" for m in mode],
+    )
+    printed = capsys.readouterr().out
+    record = json.loads((workdir / "metrics_train.json").read_text())
+    assert record["mode"] == {
+        "description": "windows of 32x32 px (overlap 0.333), scales 1 1.5, flip",
+        "window_px": [32, 32],
+        "window_overlap_frac": 1 / 3,
+        "flip": True,
+        "scales": [1.0, 1.5],
+    }
+    assert record["mode"]["description"] in printed and "boundary F1 within 0.47 to 0.52" in printed
+    assert set(record["per_class_boundary_f1"]) == {"red", "green", "blue"}
+    assert 0 <= record["boundary_f1"] <= 1
+    assert record["boundary_tolerance_px"] == pytest.approx([0.4686, 0.5161], abs=1e-3)
+    assert record["num_images"] == 6 and record["loss"] != plain["loss"]
+
+
+@pytest.mark.parametrize(
+    "setting, says",
+    [
+        ("window_px=(16,16)", "window_px: got"),
+        ("window_px=(64,)", "window_px: got"),
+        ("window_overlap_frac=1.0", "window_overlap_frac: got 1.0"),
+        ("scales=(1.0,0.0)", "scales: got"),
+        ("scales=()", "scales: got"),
+        ("flip=perhaps", "expected bool"),
+        ("boundary_tolerance_frac=0", "eval.boundary_tolerance_frac"),
+    ],
+)
+def test_answers_that_cannot_be_are_one_line(workdir, setting, says, capsys):
+    for main in (evaluate.main, predict.main):
+        argv = [f"--workdir={workdir}", f"--config.eval.{setting}"]
+        argv += ["--input=x", "--output=y"] if main is predict.main else []
+        assert cli.run(main, argv) == cli.MISTAKE
+        printed = capsys.readouterr().err
+        assert says in printed and printed.count("\n") == 1
+
+
+def test_an_older_model_without_the_settings_is_answered_plainly(workdir, tmp_path):
+    shutil.copytree(workdir / "model", tmp_path / "old")
+    card = json.loads((tmp_path / "old/model.json").read_text())
+    card["evaluation"] = {"split": "val", "batch_size": 4}
+    (tmp_path / "old/model.json").write_text(json.dumps(card))
+    ok(evaluate.main, f"--workdir={tmp_path / 'old'}")
+    record = json.loads((tmp_path / "old/metrics_val.json").read_text())
+    assert record["mode"]["description"] == "whole image, 1 scale, no flip"
+
+
 def test_evaluate_takes_data_and_eval_overrides_only(workdir, capsys):
     status = cli.run(evaluate.main, [f"--workdir={workdir}", "--config.model.width=1"])
     assert status == cli.MISTAKE
@@ -131,6 +202,11 @@ def test_the_python_api(workdir):
     model = jaxseg.load(workdir)
     labels = model(np.zeros((50, 61, 3), np.uint8))
     assert labels.shape == (50, 61) and labels.dtype == np.uint8
+    image = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
+    flip = jaxseg.load(workdir, flip=True, window_px=(32, 32), window_overlap_frac=0.0)
+    assert flip(image).shape == (50, 61)
+    with pytest.raises(UserError, match="scales"):
+        jaxseg.load(workdir, scales=(0.0,))
     module, variables = jaxseg.create("fcn_resnet18", num_classes=3, width=0.125, output_stride=32)
     outputs = module.apply(variables, np.zeros((1, 64, 64, 3), np.float32))
     assert outputs.logits.shape == (1, 2, 2, 3)

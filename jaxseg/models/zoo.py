@@ -53,7 +53,7 @@ def module(arch: Arch, **attributes: Any) -> nn.Module:
 
 
 def init(arch: Arch, key: jax.Array, height_px: int = 64, width_px: int = 64) -> dict[str, Any]:
-    """Random float32 variables {'params', 'batch_stats'}, each with one entry per block and head.
+    """Random float32 variables {'params', 'batch_stats'}, with one entry per block and head that has any.
 
     Args:
         arch: the architecture.
@@ -70,6 +70,7 @@ def _initialiser(arch: Arch, height_px: int, width_px: int) -> Callable[[jax.Arr
 
     @jax.jit  # no result depends on the forward pass, so XLA drops it
     def variables(key: jax.Array) -> dict[str, Any]:
-        return net.init(key, jnp.zeros((1, height_px, width_px, 3), jnp.float32))
+        made = net.init(key, jnp.zeros((1, height_px, width_px, 3), jnp.float32))
+        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
 
     return variables

@@ -50,7 +50,14 @@ class Report:
             for key in window.sums[0]
         }
         values = {
-            "loss": float(sums["loss_sum"] / max(sums["loss_count"], 1e-9)),
+            # The whole, and where losses are combined also each of them: loss/dice and so on.
+            **{
+                key.replace("loss_sum", "loss"): float(
+                    sums[key] / max(sums[key.replace("loss_sum", "loss_count")], 1e-9)
+                )
+                for key in sums
+                if key.startswith("loss_sum")
+            },
             "miou": to_scores(sums["hit"], sums["true"], sums["predicted"])["miou"],
             "grad_norm": float(sums["grad_norm_sum"] / sums["steps"]),
             "learning_rate": float(sums["rate_sum"] / sums["steps"]),

@@ -4,6 +4,7 @@ W/config.json      the config; a resume with another one is refused
 W/checkpoints/     whole states with their journals (orbax)
 W/log.jsonl        one line per log, evaluation and phase;  W/tensorboard/, W/pictures/
 W/model/           the last weights as a deployable folder;  W/model_best/: best val mIoU
+W/pretrained.json  what became of the weights it started from, where there were any
 W/run.json         written at the end: what was run, where, how long, and the digest of the state
 """
 
@@ -35,6 +36,9 @@ from jaxseg.training.phases import Journal, Phase
 from jaxseg.training.report import Report
 from jaxseg.training.state import TrainState
 from jaxseg.training.terminal import Terminal
+from jaxseg.weights import pretrained
+
+PRETRAINED = "pretrained.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Plan:
     train_split, eval_split: data. augment: host transform of training images.
     card:    what the deployed model says of itself.
     config:  plain JSON values, for config.json and run.json.
+    weights: what a fresh run starts from instead of random weights, or None.
     """
 
     arch: Arch
@@ -66,6 +71,12 @@ class Plan:
     keep_last: int = 2
     keep_best: int = 1
     tensorboard: bool = True
+    weights: pretrained.Source | None = None
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has saved anything there yet."""
+    return (workdir / "progress.json").exists()
 
 
 def train(workdir: Path, plan: Plan) -> dict[str, Any]:
@@ -85,10 +96,12 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep_last=plan.keep_last, keep_best=plan.keep_best
     )
-    state, journal = _start_or_resume(checkpoints, plan)
     total = sum(phase.steps for phase in plan.phases)
     terminal = Terminal(min(total, plan.max_steps or total))
+    state, journal = _start_or_resume(checkpoints, plan, workdir, terminal)
     terminal.say(_headline(plan, journal))
+    began = _read_json(workdir / PRETRAINED)
+    origin = {"pretrained": {k: began[k] for k in ("name", "sha256")}} if began else {}
     report = Report(workdir, terminal, step=journal.step, tensorboard=plan.tensorboard)
     evaluator = _Evaluator(plan)
     if journal.step:
@@ -107,9 +120,8 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
         _write_json(workdir / "progress.json", progress)
         if scores is None:
             return
-        card = replace(
-            plan.card, origin={**plan.card.origin, "step": journal.step, "scores": scores}
-        )
+        told = {**plan.card.origin, **origin, "step": journal.step, "scores": scores}
+        card = replace(plan.card, origin=told)
         variables = jax.device_get(states.inference_variables(state))
         save_model(workdir / "model", journal.arch, variables, card)
         if scores["miou"] is not None and scores["miou"] > best:
@@ -161,6 +173,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
         "train_macs": journal.train_macs,
         "evidence": journal.evidence,
         "arch_hash": digest(journal.arch),
+        **origin,
         "seed": plan.seed,
         "jax": jax.__version__,
         **runtime.provenance(),
@@ -170,14 +183,31 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     return record
 
 
-def _start_or_resume(checkpoints: Checkpoints, plan: Plan) -> tuple[TrainState, Journal]:
+def _start_or_resume(
+    checkpoints: Checkpoints, plan: Plan, workdir: Path, terminal: Terminal
+) -> tuple[TrainState, Journal]:
     """The newest checkpoint's state and journal, or a fresh start.
 
-    The journal comes first: its architecture and phase give the template of the state.
+    The journal comes first: its architecture and phase give the template of the state. Pretrained weights are
+    read on a fresh start only.
     """
+
+    def warm(variables: dict[str, Any]) -> dict[str, Any]:
+        variables, report = pretrained.start(plan.arch, variables, plan.weights)
+        _write_json(workdir / PRETRAINED, report.to_dict())
+        for line in report.lines():
+            terminal.say(line)
+        return variables
+
     journal = checkpoints.latest()
     if journal is None:
-        state = states.create(plan.arch, plan.phases[0], plan.seed, ema=plan.ema)
+        state = states.create(
+            plan.arch,
+            plan.phases[0],
+            plan.seed,
+            ema=plan.ema,
+            warm=warm if plan.weights else None,
+        )
         return state, Journal(step=0, phase=0, phase_step=0, arch=plan.arch)
     phase = plan.phases[journal.phase]
     template = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))

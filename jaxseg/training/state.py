@@ -1,6 +1,7 @@
 """The train state: everything that a checkpoint must hold besides the journal."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,11 +47,28 @@ def fresh_optimiser(phase: Phase, params: dict[str, Any]) -> Any:
     return direction(phase.optim).init(trained)
 
 
-def create(arch: Arch, phase: Phase, seed: int, *, ema: bool) -> TrainState:
-    """A new run's state: random weights from `seed`, as if `phase` had just been entered."""
+def create(
+    arch: Arch,
+    phase: Phase,
+    seed: int,
+    *,
+    ema: bool,
+    warm: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> TrainState:
+    """A new run's state, as if `phase` had just been entered.
+
+    Args:
+        arch: architecture.
+        phase: the first one.
+        seed: of the random weights and of everything random after them.
+        ema: whether an average of the weights is kept.
+        warm: random variables -> those to start from, such as pretrained ones.
+    """
     init_key, base_key = jax.random.split(jax.random.PRNGKey(seed))
     variables = zoo.init(arch, init_key)
-    params, stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
+    if warm is not None:
+        variables = jax.tree.map(jnp.asarray, warm(jax.device_get(variables)))
+    params, stats = dict(variables["params"]), dict(variables["batch_stats"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         phase_step=jnp.zeros((), jnp.int32),

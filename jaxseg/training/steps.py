@@ -1,7 +1,6 @@
 """The supervised train step: pure, the same under jit over a mesh and under pmap."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,53 +10,14 @@ import optax
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError
 from jaxseg.layers.normalise import normalise
-from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
 from jaxseg.objectives import losses, metrics
 from jaxseg.training import partition
+from jaxseg.training.loss import Loss
 from jaxseg.training.optim import apply_direction, direction, learning_rate
 from jaxseg.training.phases import Phase, Step
 from jaxseg.training.state import TrainState
-from jaxseg.types import Array, Batch, Outputs
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Cross-entropy on the final answer, plus `aux_weight` times that of every auxiliary head."""
-
-    class_weights: tuple[float, ...] = ()
-    label_smoothing: float = 0.0
-    aux_weight: float = 0.4
-
-    def __post_init__(self):
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise UserError(
-                "loss.label_smoothing", got=self.label_smoothing, expected="a number in [0, 1)"
-            )
-        if any(w <= 0 for w in self.class_weights):
-            raise UserError(
-                "loss.class_weights", got=self.class_weights, expected="positive numbers only"
-            )
-
-    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array, Array]:
-        """(sum, count, prediction int32 [B, H, W]), answers resized to the label's grid first."""
-        size = batch["label"].shape[1:3]
-
-        def one(logits: Array) -> tuple[Array, Array, Array]:
-            full = resize_bilinear(logits, size)
-            total, count = losses.cross_entropy(
-                full,
-                batch["label"],
-                batch["weight"],
-                class_weights=self.class_weights,
-                label_smoothing=self.label_smoothing,
-            )
-            return total, count, full
-
-        total, count, full = one(outputs.logits)
-        for name in sorted(outputs.aux):
-            total = total + self.aux_weight * one(outputs.aux[name])[0]
-        return total, count, jnp.argmax(full, axis=-1)
+from jaxseg.types import Array, Batch
 
 
 def supervised(
@@ -79,7 +39,7 @@ def supervised(
     Args:
         arch: architecture in force.
         phase: what is trained, with which optimiser and schedule.
-        loss: (Outputs, Batch) -> (sum, count, prediction).
+        loss: what is minimised; its counts are taken over the whole batch, on all devices.
         mean, std: per channel, of images scaled to [0, 1].
         ema_decay: decay of the average of weights and statistics, 0 = none.
         accumulate: micro-batches per update; the loss still has the whole batch's denominator, batch norm
@@ -100,40 +60,37 @@ def supervised(
     def pmean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
-    def forward(trained, frozen, stats, batch, key, count):
+    def forward(trained, frozen, stats, batch, key, counts):
         """One micro-batch: its share of the loss, and what comes along."""
         variables = {"params": partition.merge(trained, frozen), "batch_stats": stats}
         image = normalise(batch["image"], mean, std, dtype)
         outputs, updated = module.apply(
             variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
-        total, _, prediction = loss(outputs, batch)
-        total = psum(total)
+        totals, prediction = loss(outputs, batch)
+        totals = psum(totals)
         sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)
-        return losses.mean(total, count), (total, sums, updated.get("batch_stats", stats))
+        value = losses.mean(*loss.pooled(totals, counts))
+        return value, (totals, sums, updated.get("batch_stats", stats))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         trained, frozen = partition.split(state.params, phase.trainable)
-        # The denominator needs labels only, so it is known before the first micro-batch.
-        weights = losses.pixel_weights(
-            batch["label"], batch["weight"], loss.class_weights, num_classes=arch.num_classes
-        )
-        count = psum(jnp.sum(weights))
+        # The denominators need labels only, so they are known before the first micro-batch.
+        counts = psum(loss.counts(batch))
 
-        stats, grads, total, sums = state.batch_stats, None, 0.0, None
+        stats, grads, totals, sums = state.batch_stats, None, None, None
         for i, micro in enumerate(_micro_batches(batch, accumulate)):
             if grads is not None:
                 # Ties the next forward pass to this gradient, so that only one set of activations lives.
                 micro, grads = jax.lax.optimization_barrier((micro, grads))
             (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(forward, has_aux=True)(
-                trained, frozen, stats, micro, jax.random.fold_in(key, i), count
+                trained, frozen, stats, micro, jax.random.fold_in(key, i), counts
             )
-            total = total + part
             add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
-            grads, sums = add(grads, part_grads), add(sums, part_sums)
+            grads, totals, sums = add(grads, part_grads), add(totals, part), add(sums, part_sums)
         grads = pmean(grads)
 
         rate = rate_at(state.phase_step)
@@ -149,8 +106,7 @@ def supervised(
         if state.ema is not None:
             new = new.replace(ema=_average(state.ema, new, phase.trainable, ema_decay))
         return new, {
-            "loss_sum": total,
-            "loss_count": count,
+            **loss.logged(totals, counts),
             "grad_norm_sum": optax.tree.norm(grads),
             "rate_sum": rate,
             "steps": jnp.ones((), jnp.int32),

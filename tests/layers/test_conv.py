@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxseg.arch import LayerSpec, NumbersArch
-from jaxseg.layers.conv import Conv, conv2d
+from jaxseg.errors import UserError
+from jaxseg.layers.conv import ACTIVATIONS, Conv, conv2d
 
 
 def reference(x, kernel, stride, dilation, groups):
@@ -46,6 +47,27 @@ def test_conv2d_is_torch_style(size, kernel, stride, dilation, groups):
     w = rng.normal(size=(kernel, kernel, 6 // groups, 12)).astype(np.float32)
     y = jax.jit(lambda x, w: conv2d(x, w, stride=stride, dilation=dilation, groups=groups))(x, w)
     np.testing.assert_allclose(y, reference(x, w, stride, dilation, groups), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (2, 3)])
+@pytest.mark.parametrize(
+    "kernel, stride, dilation", [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 2, 2), (1, 2, 1)]
+)
+def test_padding_same_is_xlas(size, kernel, stride, dilation):
+    """XLA's own 'SAME' was made after TensorFlow's."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, 4)).astype(np.float32)
+    w = rng.normal(size=(kernel, kernel, 4, 6)).astype(np.float32)
+    y = conv2d(x, w, stride=stride, dilation=dilation, padding="same")
+    expected = jax.lax.conv_general_dilated(
+        x, w, (stride, stride), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )  # fmt: skip
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_unknown_padding_is_named():
+    with pytest.raises(UserError, match="symmetric"):
+        conv2d(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), padding="SAME")
 
 
 def spec(**changes) -> LayerSpec:
@@ -89,24 +111,51 @@ def test_bias_is_added_per_channel():
     np.testing.assert_allclose(difference, np.broadcast_to(bias, difference.shape), atol=1e-5)
 
 
-def test_initial_spread_is_he_fan_out_under_a_norm_and_torchs_default_without():
-    for norm, expected in ((True, np.sqrt(2 / (9 * 256))), (False, np.sqrt(1 / (3 * 9 * 128)))):
-        layer = Conv(spec(in_channels=128, out_channels=256, norm=norm), NumbersArch())
-        x = jnp.zeros((1, 1, 1, 128))
-        kernel = jax.jit(layer.init)(jax.random.PRNGKey(0), x)["params"]["kernel"]
-        np.testing.assert_allclose(np.std(kernel), expected, rtol=0.01)
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, np.sqrt(2 / (9 * 256))),  # He's, of the outputs
+        ({"norm": False, "bias": True, "activation": "relu"}, np.sqrt(2 / (9 * 256))),  # VGG
+        ({"norm": False, "bias": True}, np.sqrt(1 / (3 * 9 * 128))),  # scores: torch's default
+        ({"out_channels": 128, "groups": 128}, np.sqrt(2 / 9)),  # each kernel has one output
+    ],
+)
+def test_initial_spread(changes, expected):
+    layer = Conv(spec(**{"in_channels": 128, "out_channels": 256} | changes), NumbersArch())
+    x = jnp.zeros((1, 1, 1, 128))
+    kernel = jax.jit(layer.init)(jax.random.PRNGKey(0), x)["params"]["kernel"]
+    np.testing.assert_allclose(np.std(kernel), expected, rtol=0.01 if kernel.size > 9999 else 0.05)
+
+
+def test_activation_comes_last():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 4)) * 9, jnp.float32)
+    plain = Conv(spec(), NumbersArch())
+    variables = jax.tree.map(lambda v: v + 0.5, plain.init(jax.random.PRNGKey(0), x))
+    y = np.asarray(plain.apply(variables, x))
+    assert y.min() < 0 and y.max() > 6
+    expected = {
+        "relu": np.maximum(y, 0),
+        "relu6": np.clip(y, 0, 6),
+        "sigmoid": 0.5 + 0.5 * np.tanh(y / 2),
+    }
+    for name, value in expected.items():
+        got = Conv(spec(activation=name), NumbersArch()).apply(variables, x)
+        np.testing.assert_allclose(got, value, atol=1e-6)
+    assert set(expected) | {""} == set(ACTIVATIONS)
 
 
 def test_conv_op_replaces_the_operation_and_sees_the_compute_dtype():
     seen = []
 
-    def op(x, kernel, *, stride, dilation, groups):
-        seen.append((x.dtype, kernel.dtype, stride, dilation, groups))
-        return conv2d(x, kernel, stride=stride, dilation=dilation, groups=groups)
+    def op(x, kernel, **geometry):
+        seen.append((x.dtype, kernel.dtype, geometry))
+        return conv2d(x, kernel, **geometry)
 
-    layer = Conv(spec(stride=2, dilation=3, groups=2), NumbersArch("bfloat16"), conv_op=op)
+    layer = spec(stride=2, dilation=3, groups=2, padding="same")
+    layer = Conv(layer, NumbersArch("bfloat16"), conv_op=op)
     y, _ = layer.init_with_output(jax.random.PRNGKey(0), jnp.zeros((1, 5, 6, 4)))
     bf16 = jnp.dtype("bfloat16")
-    assert seen == [(bf16, bf16, 2, 3, 2)]
+    geometry = {"stride": 2, "dilation": 3, "groups": 2, "padding": "same"}
+    assert seen == [(bf16, bf16, geometry)]
     chex.assert_shape(y, (1, 3, 3, 8))
     chex.assert_type(y, jnp.bfloat16)

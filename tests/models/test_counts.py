@@ -82,8 +82,8 @@ def test_norm_elements_equal_what_runs():
     """What enters a batch norm, seen from outside: the results of the normed convolutions."""
     arch, seen = zoo.named("deeplabv3plus_resnet18", 7, width=0.125), []
 
-    def op(x, kernel, *, stride, dilation, groups):
-        y = conv2d(x, kernel, stride=stride, dilation=dilation, groups=groups)
+    def op(x, kernel, **geometry):
+        y = conv2d(x, kernel, **geometry)
         seen.append(math.prod(y.shape))
         return y
 
@@ -105,6 +105,30 @@ def test_torchvisions_published_counts(name, params, giga_macs):
     counts = count(zoo.blocks(zoo.named(name, 21, aux=True)), 520, 520, roles=ALL_ROLES)
     assert counts.params == params
     np.testing.assert_allclose(counts.macs / 1e9, giga_macs, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    "name, published, without",
+    [
+        # torchvision's `num_params`, less its last convolution (1280, with norm) and its classifier.
+        ("lraspp_mobilenet_v2", 3504872, 320 * 1280 + 2 * 1280 + 1281 * 1000),
+        ("fcn32s_vgg16", 138357544, 25088 * 4096 + 4096 * 4096 + 2 * 4096 + 4097 * 1000),
+        ("fcn32s_vgg16_bn", 138365992, 25088 * 4096 + 4096 * 4096 + 2 * 4096 + 4097 * 1000),
+        # The published weights hold 4652008 parameters, counted as above.
+        ("lraspp_efficientnet_lite0", 4652008, 320 * 1280 + 2 * 1280 + 1281 * 1000),
+    ],
+)
+def test_other_trunks_have_the_published_parameters(name, published, without):
+    blocks = zoo.blocks(zoo.named(name, 21))
+    assert count(blocks, 64, 64, roles=("backbone",)).params == published - without
+
+
+def test_mobilenet_v2_has_its_published_operations():
+    """300.8 M multiply-adds at 224 x 224 px (1801.04381, table 4: 300 M), with what we leave out."""
+    macs = count(
+        zoo.blocks(zoo.named("lraspp_mobilenet_v2", 21, output_stride=32)), 224, 224, ("backbone",)
+    ).macs
+    np.testing.assert_allclose((macs + 49 * 320 * 1280 + 1280 * 1000) / 1e6, 300.8, atol=0.05)
 
 
 @pytest.mark.parametrize("depth, params", [(18, 11176512), (34, 21284672)])

@@ -13,20 +13,25 @@ import pytest
 from jaxseg.arch import from_json, to_json
 from jaxseg.errors import UserError
 from jaxseg.layers.conv import conv2d
-from jaxseg.models import heads, zoo
-from jaxseg.models.resnet import resnet, stage_end
+from jaxseg.models import zoo
+from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
+from jaxseg.models.backbones.resnet import resnet
+from jaxseg.models.backbones.vgg import vgg16
+from jaxseg.models.heads.fcn import fcn_head
+from jaxseg.models.networks import output_strides
 
 K = 5
 BATCH = 4
-STRIDE = 8  # the same for all, so that operations run one by one are compiled once
-SHALLOW = sorted(name for name in zoo.NAMES if name.endswith("18"))
+# The least that each network can have: dilation everywhere, and the same for most of them, so that operations
+# run one by one are compiled once.
+STRIDE = {name: min(output_strides(name)) for name in zoo.NAMES}
 CHEAP = {"xla_backend_optimization_level": 0}  # half the time to compile
 
 
 @functools.cache
 def small(name, **options):
     """(arch, module, variables) of a named network."""
-    options = {"aux": True, "output_stride": STRIDE} | options
+    options = {"aux": True, "output_stride": STRIDE[name]} | options
     arch = zoo.named(name, K, width=0.125, **options)
     return arch, zoo.module(arch), filled(arch)
 
@@ -54,12 +59,18 @@ def image(height_px=64, width_px=64):
     return jnp.asarray(pixels, jnp.float32)
 
 
-def smallest_of_each_kind() -> list[str]:
-    """The network of fewest blocks for every set of kinds of blocks and heads in the registry."""
-    found = {}
+def covering() -> list[str]:
+    """Few small networks in which every kind of block, every kind of head and every network's own head occurs."""
+    found, seen = [], set()
     for name in sorted(zoo.NAMES, key=lambda n: (len(zoo.blocks(zoo.named(n, K))), n)):
-        found.setdefault(frozenset(spec.kind for spec in zoo.blocks(zoo.named(name, K))), name)
-    return sorted(found.values())
+        kinds = {spec.kind for spec in zoo.blocks(zoo.named(name, K))} | {zoo.NAMES[name][0]}
+        if not kinds <= seen:
+            found.append(name)
+            seen |= kinds
+    return sorted(found)
+
+
+COVERING = covering()
 
 
 def train_apply(net, variables, x):
@@ -70,9 +81,12 @@ def train_apply(net, variables, x):
 
 @pytest.mark.parametrize(
     "name, output_stride, compute",
-    [(name, 8, "float32") for name in sorted(zoo.NAMES)]
-    + [(name, 16, "bfloat16") for name in sorted(zoo.NAMES)]
-    + [(name, 32, "float32") for name in SHALLOW],
+    [
+        (name, stride, "bfloat16" if stride == 16 else "float32")
+        for name in sorted(zoo.NAMES)
+        for stride in output_strides(name)
+        if stride != 32 or name in COVERING or stride == STRIDE[name]
+    ],
 )
 def test_shapes_and_dtypes(name, output_stride, compute):
     arch = zoo.named(name, K, width=0.125, output_stride=output_stride, aux=True, compute=compute)
@@ -85,8 +99,10 @@ def test_shapes_and_dtypes(name, output_stride, compute):
         return (BATCH, -(-65 // stride), -(-97 // stride), K)
 
     outputs, updated = jax.eval_shape(lambda v, x: train_apply(net, v, x), variables, x)
-    fine = 4 if "plus" in name else output_stride
-    assert (outputs.logits.shape, outputs.logits.dtype) == (grid(fine), jnp.float32)
+    fine = {"deeplabv3plus": 4, "deeplabv3plus_separable": 4, "unet": 1, "lraspp": 8}
+    fine |= {"fcn16s": 16, "fcn8s": 8}
+    stride = fine.get(zoo.NAMES[name][0], output_stride)
+    assert (outputs.logits.shape, outputs.logits.dtype) == (grid(stride), jnp.float32)
     aux = outputs.aux["aux_0"]
     assert (aux.shape, aux.dtype) == (grid(min(16, output_stride)), jnp.float32)
     assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(
@@ -95,23 +111,23 @@ def test_shapes_and_dtypes(name, output_stride, compute):
     chex.assert_trees_all_equal_dtypes(updated["batch_stats"], variables["batch_stats"])
 
 
-@pytest.mark.parametrize("name", smallest_of_each_kind())
+@pytest.mark.parametrize("name", COVERING)
 def test_every_parameter_gets_a_gradient(name):
     _, net, variables = small(name)
 
-    def loss(params):
-        outputs, _ = train_apply(net, {**variables, "params": params}, image())
+    def loss(params, x):
+        outputs, _ = train_apply(net, {**variables, "params": params}, x)
         both = (outputs.logits, outputs.aux["aux_0"])
         return sum(jnp.mean(jax.nn.log_softmax(y)[..., 0]) for y in both)
 
-    found = jax.grad(loss)(variables["params"])
+    found = jax.jit(jax.grad(loss), compiler_options=CHEAP)(variables["params"], image())
     chex.assert_tree_all_finite(found)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, variables["params"])
     leaves = jax.tree_util.tree_flatten_with_path(found)[0]
     assert [jax.tree_util.keystr(path) for path, leaf in leaves if not np.any(leaf)] == []
 
 
-@pytest.mark.parametrize("name", sorted(zoo.NAMES))
+@pytest.mark.parametrize("name", COVERING)
 def test_jit_equals_eager_and_runs_compose_at_every_block(name):
     """run(0, k) then run(k, N) is run(0, N), each with only its own blocks' variables."""
     arch, net, variables = small(name)
@@ -120,7 +136,7 @@ def test_jit_equals_eager_and_runs_compose_at_every_block(name):
 
     def run(carry, start, stop):
         own = {
-            kind: {block: tree[block] for block in names[start:stop]}
+            kind: {block: tree[block] for block in names[start:stop] if block in tree}
             for kind, tree in variables.items()
         }
         return net.apply(own, carry, start, stop, method="run")
@@ -137,9 +153,9 @@ def test_jit_equals_eager_and_runs_compose_at_every_block(name):
     eager = net.apply(variables, taps, method="answer")
     np.testing.assert_allclose(whole.logits, eager.logits, rtol=1e-3, atol=1e-3)
     for k in range(n + 1):
-        front, front_taps = run(x, 0, k) if name in SHALLOW else (carries[k], {})
+        front, front_taps = run(x, 0, k)
         chex.assert_trees_all_equal(front, carries[k])
-        back, back_taps = run(front, k, n) if name in SHALLOW else (carry, taps)
+        back, back_taps = run(front, k, n)
         chex.assert_trees_all_equal(back, carry)
         chex.assert_trees_all_equal(front_taps | back_taps, taps)
 
@@ -191,7 +207,7 @@ def test_dropout_runs_in_training_only_and_not_in_a_frozen_head():
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32_and_agrees_roughly():
     arch, net, variables = small(EXAMPLE)
-    rough = zoo.module(zoo.named(EXAMPLE, K, width=0.125, output_stride=STRIDE, compute="bfloat16"))
+    rough = zoo.module(zoo.named(EXAMPLE, K, width=0.125, output_stride=8, compute="bfloat16"))
     exact = net.apply(variables, image()).logits
 
     @functools.partial(jax.jit, compiler_options=CHEAP)
@@ -221,7 +237,7 @@ def test_conv_op_reaches_every_layer():
 
 def test_exits_answer_in_training_and_inference_from_taps_of_a_part_of_the_run():
     plain = small("fcn_resnet18")[0]
-    exits = tuple(heads.fcn_head(plain.backbone, at) for at in ("block_02", "block_05"))
+    exits = tuple(fcn_head(plain.backbone, at) for at in ("block_02", "block_05"))
     arch = from_json(to_json(plain).replace('"exits": []', '"exits": ' + _json(exits)))
     net, x = zoo.module(arch), image()
     variables = filled(arch)
@@ -255,6 +271,11 @@ def test_json_round_trip(name):
         ("fcn_resnet5", {}, ["'fcn_resnet5'", "did you mean 'fcn_resnet50'"]),
         ("fcn_resnet18", {"widht": 1}, ["'widht'", "did you mean 'width'"]),
         ("fcn_resnet18", {"output_stride": 4}, ["output_stride", "got 4", "(8, 16, 32)"]),
+        (
+            "unet_resnet18",
+            {"output_stride": 16},
+            ["output_stride of unet_resnet18", "got 16", "(32,)"],
+        ),
         ("fcn_resnet18", {"width": 0}, ["width", "got 0"]),
         ("fcn_resnet18", {"compute": "float16"}, ["'float16'", "did you mean 'bfloat16'"]),
     ],
@@ -295,7 +316,7 @@ def test_impossible_architectures_are_refused_before_tracing(old, new, words):
     ],
 )
 def test_resnet_dilates_instead_of_striding(output_stride, dilation, expected):
-    blocks = resnet(50, output_stride, dilation=dilation).blocks
+    blocks = resnet(50, output_stride, dilation=dilation).backbone.blocks
     firsts = [blocks[i] for i in (1, 4, 8, 14)]
     assert [(b.stride, b.dilation) for b in firsts] == expected
     # The rest of a stage has the full dilation: doubled for every stride that was left out.
@@ -307,12 +328,12 @@ def test_resnet_dilates_instead_of_striding(output_stride, dilation, expected):
 def test_heads_read_the_right_blocks_and_scale_their_rates():
     assert zoo.named("fcn_resnet50", K, aux=True).head.inputs == ("block_16",)
     assert zoo.named("fcn_resnet50", K, aux=True).aux[0].inputs == ("block_13",)
-    assert [stage_end(101, s) for s in (1, 2, 3, 4)] == [
-        "block_03",
-        "block_07",
-        "block_30",
-        "block_33",
-    ]
+    assert zoo.named("unet_resnet18", K).head.inputs == (
+        *("block_08", "block_06", "block_04", "block_02", "block_00"),
+        "image",
+    )
+    assert zoo.named("lraspp_mobilenet_v2", K).head.inputs == ("block_17", "block_06")
+    assert zoo.named("fcn8s_vgg16", K).head.inputs == ("block_12", "block_09", "block_06")
     for stride, rates in ((8, (12, 24, 36)), (16, (6, 12, 18)), (32, (3, 6, 9))):
         head = zoo.named("deeplabv3plus_resnet18", K, output_stride=stride).head
         assert (head.inputs, head.rates) == (("block_08", "block_02"), rates)
@@ -325,3 +346,38 @@ def test_width_scales_every_layer_in_multiples_of_eight():
             if wide.name != "logits":
                 assert narrow.out_channels % 8 == 0
                 assert abs(narrow.out_channels - 0.3 * wide.out_channels) <= 8
+
+
+def test_levels_keep_their_blocks_when_dilated():
+    levels = {4: "block_03", 8: "block_07", 16: "block_30", 32: "block_33"}
+    assert resnet(101, 32).levels == resnet(101, 8).levels == levels
+    assert resnet(18, 32, fine_stem=True).levels[2] == "block_00"
+    expected = {2: "block_01", 4: "block_03", 8: "block_06", 16: "block_13", 32: "block_17"}
+    assert mobilenet_v2(8).levels == expected
+    expected = {2: "block_01", 4: "block_03", 8: "block_05", 16: "block_11", 32: "block_16"}
+    assert efficientnet_lite0(16).levels == expected
+    expected = {2: "block_01", 4: "block_03", 8: "block_06", 16: "block_09", 32: "block_12"}
+    assert vgg16().levels == expected
+
+
+@pytest.mark.parametrize(
+    "make, first, rest",
+    [
+        (mobilenet_v2, "block_14", "block_15"),  # 160 channels
+        (efficientnet_lite0, "block_12", "block_13"),  # 192 channels
+    ],
+)
+def test_inverted_backbones_dilate_as_timm_does(make, first, rest):
+    blocks = {f"block_{i:02d}": block for i, block in enumerate(make(16).backbone.blocks)}
+    assert (blocks[first].stride, blocks[first].dilation) == (1, 1)
+    assert (blocks[rest].stride, blocks[rest].dilation) == (1, 2)
+    strided = {f"block_{i:02d}": block for i, block in enumerate(make(32).backbone.blocks)}
+    assert (strided[first].stride, strided[rest].dilation) == (2, 1)
+
+
+def test_the_fine_stem_computes_the_same_function():
+    """Only the cut between the blocks differs, so the same variables give the same maps."""
+    arch, _, variables = small("fcn_resnet18", output_stride=32)
+    fine = dataclasses.replace(arch, backbone=resnet(18, 32, 0.125, fine_stem=True).backbone)
+    outputs = [zoo.module(a).apply(variables, image()).logits for a in (arch, fine)]
+    np.testing.assert_array_equal(*outputs)

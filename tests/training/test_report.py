@@ -73,6 +73,14 @@ def test_plain_lines_hold_what_one_looks_for(report, output, tmp_path):
     assert kinds == ["train", "eval", "train"]
 
 
+def test_combined_losses_are_told_one_by_one(report, tmp_path):
+    terms = {"loss_sum/dice": np.float32(3), "loss_count/dice": np.float32(4)}
+    joint = window()
+    report.train(10, Window([x | terms for x in joint.sums], 8, 4.0, 1.0, 10**9))
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["loss"] == 2.0 and line["loss/dice"] == 0.75
+
+
 def test_a_live_line_on_a_terminal(output):
     terminal = Terminal(100, Console(file=output, width=160, force_terminal=True))
     values = {"loss": 1.5, "miou": 0.25, "images_per_s": 3.0, "wait_frac": 0.0}
