@@ -1,20 +1,21 @@
 """Our layers against torch's, values and gradients alike, in float64."""
 
+import copy
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import conv2d_same
 
+from benchmarks import float64
 from jaxseg.arch import NumbersArch
-from jaxseg.layers import depthwise, pool, resize
+from jaxseg.layers import pool, resize
 from jaxseg.layers.conv import conv2d
 from jaxseg.layers.norm import batch_norm
-from tests.parity.pairs import widened
 
-SIZES = ((8, 12), (9, 13), (1, 5))
+SIZES = ((6, 8), (5, 9))
 C = 6
 
 
@@ -41,10 +42,15 @@ def check(ours, theirs, x: np.ndarray, *weights: tuple[np.ndarray, torch.Tensor]
     """
     leaf = torch_map(x)
     y = theirs(leaf, *(w for _, w in weights))
-    with widened(depthwise, pool, resize):
-        mine, back = jax.vjp(ours, jnp.asarray(x), *(jnp.asarray(w) for w, _ in weights))
-        cotangent = draw(*mine.shape, seed=9)
-        gradients = back(jnp.asarray(cotangent))
+    cotangent = draw(*our_map(y).shape, seed=9)
+
+    @jax.jit
+    def both(cotangent, *arguments):
+        mine, back = jax.vjp(ours, *arguments)
+        return mine, back(cotangent)
+
+    with float64.everywhere():
+        mine, gradients = jax.device_get(both(cotangent, x, *(w for w, _ in weights)))
     np.testing.assert_allclose(mine, our_map(y), rtol=0, atol=1e-11)
     y.backward(torch.tensor(cotangent.transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(gradients[0], our_map(leaf.grad), rtol=0, atol=1e-11)
@@ -60,7 +66,7 @@ def kernel(size: int, groups: int, outputs: int) -> tuple[np.ndarray, torch.Tens
 
 
 @pytest.mark.parametrize("groups, outputs", [(1, 4), (2, 4), (C, C)])
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2), (2, 3)])
 def test_convolution(size, stride, dilation, groups, outputs):
     geometry = {"stride": stride, "dilation": dilation, "groups": groups}
@@ -120,31 +126,30 @@ def test_nearest_upsampling(size):
     )
 
 
-def test_batch_norm_in_both_modes_and_its_running_statistics():
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm(train):
     """Torch keeps the unbiased variance, n / (n - 1) of ours; it normalises with the biased one, as we do."""
     x, n = draw(3, 4, 5, C) * 2 + 1, 60
     scale, bias, mean, var = (np.abs(draw(C, seed=s)) + 0.5 for s in range(1, 5))
-    numbers = NumbersArch(norm_eps=1e-3)
+    numbers = copy.copy(NumbersArch(norm_eps=1e-3))
     object.__setattr__(numbers, "compute", "float64")
-    stats = {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}
+    norm = batch_norm(numbers, None, name="norm")
 
-    def ours(train: bool):
-        def apply(x, scale, bias):
-            variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
-            norm = batch_norm(numbers, None, name="norm")
-            return norm.apply(variables, x, use_running_average=not train, mutable=["batch_stats"])
+    def ours(x, scale, bias):
+        variables = {"params": {"scale": scale, "bias": bias}}
+        variables["batch_stats"] = {"mean": mean, "var": var}
+        return norm.apply(variables, x, use_running_average=not train, mutable=["batch_stats"])
 
-        return apply
-
-    for train in (False, True):
-        running = torch.tensor(mean), torch.tensor(var)
-        check(
-            lambda *a, f=ours(train): f(*a)[0],
-            lambda x, g, b, r=running, t=train: F.batch_norm(x, *r, g, b, t, 0.1, 1e-3),
-            x,
-            *((v, torch.tensor(v, requires_grad=True)) for v in (scale, bias)),
-        )
-    new = ours(True)(*map(jnp.asarray, (x, scale, bias)))[1]["batch_stats"]
-    np.testing.assert_allclose(new["mean"], running[0], rtol=1e-12)
-    theirs = 0.9 * var + (running[1].numpy() - 0.9 * var) * (n - 1) / n
-    np.testing.assert_allclose(new["var"], theirs, rtol=1e-12)
+    running = torch.tensor(mean), torch.tensor(var)
+    check(
+        lambda *a: ours(*a)[0],
+        lambda x, *affine: F.batch_norm(x, *running, *affine, train, momentum=0.1, eps=1e-3),
+        x,
+        *((v, torch.tensor(v, requires_grad=True)) for v in (scale, bias)),
+    )
+    if train:
+        with float64.everywhere():
+            new = jax.device_get(ours(x, scale, bias)[1]["batch_stats"])
+        np.testing.assert_allclose(new["mean"], running[0], rtol=1e-12)
+        expected = 0.9 * var + (running[1].numpy() - 0.9 * var) * (n - 1) / n
+        np.testing.assert_allclose(new["var"], expected, rtol=1e-12)

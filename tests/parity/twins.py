@@ -170,7 +170,7 @@ def _vgg(network: str) -> Twin:
 # --- All ---
 
 _AUX = {"aux": True}
-_HALF = {"output_stride": 32, "width": 0.5}  # torch convolves depthwise slowly in float64
+_HALF = {"output_stride": 32, "width": 0.5}
 _TORCHVISION = "torchvision_segmentation"
 
 _ALL = (
