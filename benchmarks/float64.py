@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import jax
@@ -50,3 +51,8 @@ def exact(arch: Arch) -> Arch:
     numbers = copy.copy(arch.numbers)
     object.__setattr__(numbers, "compute", "float64")
     return dataclasses.replace(arch, numbers=numbers)
+
+
+def widened(tree: Any) -> Any:
+    """A tree of arrays with every float32 as float64; call it within `everywhere`."""
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)

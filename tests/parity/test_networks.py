@@ -58,7 +58,7 @@ def test_equal_loss_gradients_and_statistics(name):
         assert_close(ours.gradients[path], gradient, 1e-6, path, least=1e-6 * largest)
     momentum, cells = arch.numbers.norm_momentum, cells_of_norms(arch, size_px)
     for path, new in theirs.statistics.items():
-        kept = momentum * state[path]
+        kept = momentum * state[path].astype(np.float64)
         if path.endswith("/var"):
             n = cells[path.removeprefix("batch_stats/").removesuffix("/norm/var")]
             new = kept + (new - kept) * (n - 1) / n

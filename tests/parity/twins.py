@@ -13,7 +13,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
-from benchmarks import torch_twin
+from benchmarks import torch_net
 from jaxseg.arch import Arch
 
 K = 5
@@ -206,8 +206,8 @@ _ALL = (
         "deeplabv3plus_resnet18",
         {"width": 0.25},
         _TORCHVISION,
-        torch_twin.make,
-        torch_twin.HEAD_MODULES,
+        torch_net.make,
+        torch_net.HEAD_MODULES,
     ),
 )
 
