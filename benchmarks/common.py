@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxseg import bench, evaluate, train
+from jaxseg.inference.artifact import load_model, save_model
 
 
 def trained(config: str, workdir: Path, *overrides: str) -> dict[str, Any]:
@@ -23,6 +26,15 @@ def timed(workdir: Path, *flags: str) -> dict[str, Any]:
     """Times inference and returns `bench.json`."""
     bench.main([f"--workdir={workdir}", *flags])
     return json.loads((workdir / "bench.json").read_text())
+
+
+def deployed(workdir: Path, name: str) -> Path:
+    """Copies the last weights of a run to results/models/<name> in float16, and returns that folder."""
+    arch, variables, card = load_model(workdir / "model")
+    variables["params"] = {k: v for k, v in variables["params"].items() if "aux_" not in k}
+    folder = Path("results") / "models" / name
+    save_model(folder, arch, variables, card, dtype=np.float16)
+    return folder
 
 
 def summary(run: dict[str, Any], scores: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "max_steps": 0,  # cut the run short; 0 = none; never rescales a schedule
             "data": {
-                "name": "toy_street",  # toy_street | camvid | camvid_drives | folder
+                "name": "toy_street",  # one of data.datasets.NAMES: camvid, cityscapes, voc2012, ade20k, folder, ..
                 "dir": "",  # raw folder in the set's published layout
                 "cache_dir": "",  # prepared copies; '' = $JAXSEG_CACHE or ~/.cache/jaxseg
                 "decoded_cache": True,  # keep decoded pixels in one memory-mapped file

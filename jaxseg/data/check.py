@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxseg.data import preparation
-from jaxseg.data.builders import camvid, folder, toy_street
-from jaxseg.data.datasets import NAMES
+from jaxseg.data import datasets, preparation
 from jaxseg.data.pairs import Problem, RawFolder
 from jaxseg.data.progress import Tell, reporting
-from jaxseg.errors import unknown_name
 from jaxseg.types import IGNORE_LABEL
 
 
@@ -46,13 +43,10 @@ def check(name: str, dir: str = "", *, on_progress: Tell | None = None) -> Repor
     Raises:
         UserError: unknown name, or the folder has not the set's layout at all.
     """
-    if name not in NAMES:
-        raise unknown_name("data set", name, NAMES)
-    if name == "toy_street":
-        spec = toy_street.spec()
-        none = np.zeros(len(spec.class_names) + 1, np.int64)
-        return Report(name, "", spec.class_names, [], {}, {}, none)
-    raw = folder.raw_folder(dir) if name == "folder" else camvid.raw_folder(dir)
+    raw = datasets.raw_folder(name, dir)
+    if raw is None:
+        names = datasets.describe(name).class_names
+        return Report(name, "", names, [], {}, {}, np.zeros(len(names) + 1, np.int64))
     with reporting(on_progress, f"checking {name}") as tell:
         found, problems = preparation.inspect_all(raw, tell)
     sizes: dict[tuple[int, int], int] = {}

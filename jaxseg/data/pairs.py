@@ -1,6 +1,6 @@
 """One image with its label, as files: found, and inspected for everything that training could not use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,12 +33,14 @@ class RawFolder:
 
     root:     the folder. spec: what it holds.
     pairs:    split -> examples in a fixed order. problems: files without a partner.
+    verdict:  int64 [256], pixels by raw label value over the whole set -> what is wrong with that.
     """
 
     root: Path
     spec: DatasetSpec
     pairs: dict[str, Sequence[Pair]]
     problems: list[Problem] = field(default_factory=list)
+    verdict: Callable[[np.ndarray], list[Problem]] = lambda values: []
 
 
 class Inspected(NamedTuple):
@@ -126,7 +128,20 @@ def match(
             found.setdefault(key, file)
         return found
 
-    images_of, labels_of = listing(image_dir), listing(label_dir)
+    pairs, lonely = pair_up(listing(image_dir), listing(label_dir), image_dir, label_dir)
+    return pairs, problems + lonely
+
+
+def pair_up(
+    images_of: Mapping[str, str], labels_of: Mapping[str, str], image_dir: str, label_dir: str
+) -> tuple[list[Pair], list[Problem]]:
+    """Pairs of files with one name, sorted by it; those without a partner are problems.
+
+    Args:
+        images_of, labels_of: name -> file.
+        image_dir, label_dir: where partners were looked for, to say so.
+    """
+    problems: list[Problem] = []
     for key in sorted(images_of.keys() ^ labels_of.keys()):
         if key in images_of:
             problems.append(Problem(images_of[key], f"no label of this name in {label_dir}/"))

@@ -90,7 +90,10 @@ def inspect_all(raw: RawFolder, tell: Tell) -> tuple[dict[str, list[Inspected]],
                 found[split].append(result)
                 problems += result.problems
                 tell(f"checking {split}", done, len(pairs))
-    return found, problems
+    values = np.zeros(256, np.int64)
+    for results in found.values():
+        values += sum(result.values for result in results)
+    return found, problems + raw.verdict(values)
 
 
 def open_prepared(

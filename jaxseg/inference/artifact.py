@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -44,14 +45,40 @@ class Card:
     origin: dict[str, Any] = field(default_factory=dict)
 
 
-def save_model(folder: Path, arch: Arch, variables: dict[str, Any], card: Card) -> None:
-    """Writes or replaces the folder; a reader sees the old one or the new one, never a mixture."""
+def save_model(
+    folder: Path,
+    arch: Arch,
+    variables: dict[str, Any],
+    card: Card,
+    *,
+    dtype: DTypeLike = np.float32,
+) -> None:
+    """Writes or replaces the folder; a reader sees the old one or the new one, never a mixture.
+
+    Args:
+        folder: parents are made.
+        arch, variables, card: what `load_model` gives back.
+        dtype: float32, or float16 for half the size; values that float16 cannot hold are refused.
+
+    Raises:
+        UserError: the folder cannot be written, or a value is out of range.
+    """
+    arrays = {k: np.asarray(v) for k, v in flatten(variables).items()}
+    largest = float(np.finfo(dtype).max)
+    for path, value in arrays.items():
+        if np.abs(value).max(initial=0) > largest:
+            raise UserError(
+                f"{path} does not fit into {np.dtype(dtype)}",
+                got=np.abs(value).max(),
+                expected=f"at most {largest}",
+            )
+    stored = {path: value.astype(dtype) for path, value in arrays.items()}
     folder = Path(folder)
     fresh, old = (folder.with_name(f".{folder.name}.{x}.{os.getpid()}") for x in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
-        data = save_arrays({k: np.asarray(v) for k, v in flatten(variables).items()})
+        data = save_arrays(stored)
         (fresh / ARCH).write_text(to_json(arch) + "\n")
         (fresh / VARIABLES).write_bytes(data)
         record = {"schema": SCHEMA, "sha256": hashlib.sha256(data).hexdigest(), **asdict(card)}

@@ -91,7 +91,7 @@ def test_camvid_void_is_ignored_and_any_split_may_be_missing(tmp_path):
 
 def test_camvid_drives_refuses_other_counts(tmp_path):
     root = raw.make_camvid(tmp_path / "raw")
-    with pytest.raises(UserError, match="3 frames; expected 198"):
+    with pytest.raises(UserError, match="3 images; expected 198"):
         datasets.open_split("camvid_drives", "train", dir=str(root), cache_dir=str(tmp_path / "c"))
 
 
