@@ -13,6 +13,12 @@ from tests.parity.twins import TWINS, K
 BATCH = 3
 
 
+def test_every_kind_of_block_and_head_has_a_twin():
+    archs = [zoo.named(twin.network, K, **twin.options) for twin in TWINS.values()]
+    tried = {spec.kind for arch in archs for spec in zoo.blocks(arch)}
+    assert tried == {spec.kind for name in zoo.NAMES for spec in zoo.blocks(zoo.named(name, K))}
+
+
 @functools.cache
 def pair(name: str):
     """(our architecture, its random state, the torch network with that state, its keys)."""
