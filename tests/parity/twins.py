@@ -13,7 +13,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
-from benchmarks import torch_twin
+from benchmarks import torch_net
 from jaxseg.arch import Arch
 
 K = 5
@@ -26,7 +26,6 @@ class Twin(NamedTuple):
     layout:  how the torch network names its values.
     make:    our architecture -> torch network: [B, 3, H, W] to logits, or to {'out': logits, 'aux': logits}.
     modules: our layers that the layout does not know -> their convolution and norm.
-    unused:  parts of the torch network that segmentation does not run.
     sizes_px: an even and an odd size, where the torch network takes one.
     """
 
@@ -35,8 +34,7 @@ class Twin(NamedTuple):
     layout: str
     make: Callable[[Arch], nn.Module]
     modules: dict[str, tuple[str, str]] = {}
-    unused: tuple[str, ...] = ()
-    sizes_px: tuple[tuple[int, int], ...] = ((64, 96), (49, 65))
+    sizes_px: tuple[tuple[int, int], ...] = ((64, 96), (33, 49))
 
 
 # --- torchvision ---
@@ -57,18 +55,15 @@ def fcn_on_basic_blocks(arch: Arch) -> nn.Module:
 
 def fcn_on_mobilenet(arch: Arch) -> nn.Module:
     """FCN on the last inverted residual."""
-    features = models.mobilenet_v2(weights=None).features
-    return FCN(
-        IntermediateLayerGetter(features, {"13": "aux", "17": "out"}),
-        FCNHead(320, K),
-        FCNHead(96, K),
-    )
+    features = models.mobilenet_v2(weights=None, width_mult=0.5).features
+    return FCN(IntermediateLayerGetter(features, {"17": "out"}), FCNHead(160, K))
 
 
 def lraspp_on_mobilenet(arch: Arch) -> nn.Module:
     """LR-ASPP on the last inverted residual and the last one of stride 8."""
-    features = models.mobilenet_v2(weights=None).features
-    return LRASPP(IntermediateLayerGetter(features, {"6": "low", "17": "high"}), 32, 320, K)
+    features = models.mobilenet_v2(weights=None, width_mult=0.5).features
+    taps = IntermediateLayerGetter(features, {"6": "low", "17": "high"})
+    return LRASPP(taps, 16, 160, K, inter_channels=64)
 
 
 # --- segmentation_models_pytorch ---
@@ -76,25 +71,33 @@ def lraspp_on_mobilenet(arch: Arch) -> nn.Module:
 
 def smp_unet(arch: Arch) -> nn.Module:
     """U-Net; it refuses odd sizes out of prudence only."""
-    net = smp.Unet(
-        _ENCODERS.get(arch.backbone.name, arch.backbone.name), encoder_weights=None, classes=K
-    )
+    net = smp.Unet(_ENCODERS[arch.backbone.name], encoder_weights=None, classes=K)
     net.requires_divisible_input_shape = False
     return _with_our_eps(net, arch)
 
 
 def smp_deeplabv3plus(arch: Arch) -> nn.Module:
-    """DeepLabV3+; it upsamples by a factor and not to a size, so sizes must be multiples of 16."""
-    return smp.DeepLabV3Plus(
-        arch.backbone.name,
+    """DeepLabV3+ up to its logits; it upsamples by a factor, not to a size, so sizes must be multiples of 16.
+
+    Its very last resizing, to the size of the image, aligns corners; ours never does, so it is left out here.
+    """
+    net = smp.DeepLabV3Plus(
+        _ENCODERS[arch.backbone.name],
         encoder_weights=None,
         encoder_output_stride=16,
         decoder_atrous_rates=arch.head.rates,
         classes=K,
     )
+    net.segmentation_head[1] = nn.Identity()
+    return _with_our_eps(net, arch)
 
 
-_ENCODERS = {"efficientnet_lite0": "timm-tf_efficientnet_lite0"}
+_ENCODERS = {
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+    "mobilenet_v2": "tu-mobilenetv2_100",
+    "efficientnet_lite0": "tu-tf_efficientnet_lite0",
+}
 
 
 def _with_our_eps(net: nn.Module, arch: Arch) -> nn.Module:
@@ -113,7 +116,7 @@ class FCNOnLite(nn.Module):
 
     def __init__(self, arch: Arch):
         super().__init__()
-        net = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=8)
+        net = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=16)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
         self.head = FCNHead(320, K)
         self.head[1].eps = arch.numbers.norm_eps
@@ -167,6 +170,7 @@ def _vgg(network: str) -> Twin:
 # --- All ---
 
 _AUX = {"aux": True}
+_HALF = {"output_stride": 32, "width": 0.5}
 _TORCHVISION = "torchvision_segmentation"
 
 _ALL = (
@@ -176,11 +180,11 @@ _ALL = (
     Twin("deeplabv3_resnet101", _AUX, _TORCHVISION, dilated_resnet),
     Twin("fcn_resnet18", _AUX | {"output_stride": 32}, _TORCHVISION, fcn_on_basic_blocks),
     Twin("fcn_resnet34", _AUX | {"output_stride": 32}, _TORCHVISION, fcn_on_basic_blocks),
-    Twin("fcn_mobilenet_v2", _AUX | {"output_stride": 32}, _TORCHVISION, fcn_on_mobilenet),
-    Twin("lraspp_mobilenet_v2", {"output_stride": 32}, _TORCHVISION, lraspp_on_mobilenet),
+    Twin("fcn_mobilenet_v2", _HALF, _TORCHVISION, fcn_on_mobilenet),
+    Twin("lraspp_mobilenet_v2", _HALF, _TORCHVISION, lraspp_on_mobilenet),
     Twin("unet_resnet18", {}, "smp", smp_unet),
     Twin("unet_resnet50", {}, "smp", smp_unet),
-    Twin("unet_efficientnet_lite0", {}, "smp", smp_unet, {}, ("encoder.conv_head", "encoder.bn2")),
+    Twin("unet_efficientnet_lite0", {}, "smp", smp_unet),
     Twin(
         "deeplabv3plus_separable_resnet18",
         {},
@@ -190,7 +194,7 @@ _ALL = (
     ),
     Twin(
         "fcn_efficientnet_lite0",
-        {"output_stride": 8},
+        {"output_stride": 16},
         "timm",
         FCNOnLite,
         {"head/conv": ("head.0", "head.1"), "head/logits": ("head.4", "")},
@@ -202,8 +206,8 @@ _ALL = (
         "deeplabv3plus_resnet18",
         {"width": 0.25},
         _TORCHVISION,
-        torch_twin.make,
-        torch_twin.HEAD_MODULES,
+        torch_net.make,
+        torch_net.HEAD_MODULES,
     ),
 )
 
