@@ -76,7 +76,7 @@ MISTAKES = [
     (
         train,
         [QUICKSTART, "--workdir=W", "--config.model.output_stride=7"],
-        "expected one of \\(8, 16, 32\\)",
+        "expected one of \\(16, 8, 32\\), or 0 for 16",
     ),
     (train, [QUICKSTART, "--workdir=W", "--config.model.compute=float16"], "bfloat16"),
     (

@@ -66,10 +66,11 @@ def save_model(
     arrays = {k: np.asarray(v) for k, v in flatten(variables).items()}
     largest = float(np.finfo(dtype).max)
     for path, value in arrays.items():
-        if np.abs(value).max(initial=0) > largest:
+        extreme = float(np.abs(value).max(initial=0))
+        if extreme > largest:
             raise UserError(
                 f"{path} does not fit into {np.dtype(dtype)}",
-                got=np.abs(value).max(),
+                got=extreme,
                 expected=f"at most {largest}",
             )
     stored = {path: value.astype(dtype) for path, value in arrays.items()}

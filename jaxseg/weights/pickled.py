@@ -93,7 +93,8 @@ def load(file: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
             _INSTRUCTIONS[instruction.name](machine, argument)
         except BadFile:
             raise
-        except (IndexError, KeyError, ValueError) as error:  # an empty stack, an unknown memo, a cut
+        # An empty stack, an unknown memo, a cut.
+        except (IndexError, KeyError, ValueError) as error:
             raise BadFile(f"a pickle that is damaged or cut off at {instruction.name}") from error
         if instruction.name == "STOP":
             return machine.result, machine.storages

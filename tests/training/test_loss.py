@@ -160,6 +160,9 @@ class Pointwise(nn.Module):
     def __call__(self, image, train=False):
         return Outputs(nn.Conv(NUM_CLASSES, (1, 1), name="head")(image[:, ::2, ::2]), {}, {})
 
+    def start(self, key):
+        return {**self.init(key, jnp.zeros((1, 4, 4, 3))), "batch_stats": {}}
+
 
 ALL = {name: 0.5 + i for i, name in enumerate(TERMS)}
 
@@ -202,6 +205,7 @@ def test_two_devices_equal_one_in_every_value_and_gradient():
 def test_a_step_on_devices_and_micro_batches_equals_the_whole(monkeypatch):
     """All losses at once, each with a weight of its own; each is logged, and their weighted sum."""
     monkeypatch.setattr(steps.zoo, "module", lambda arch, **_: Pointwise())
+    monkeypatch.setattr(steps.zoo, "init", lambda arch, key: Pointwise().start(key))
     loss = Loss(weights=ALL, class_weights=(0.5, 1.0, 2.0), label_smoothing=0.1)
     data = batch()
     data["weight"] = np.array([1.0, 0.25, 1.0, 0.0], np.float32)

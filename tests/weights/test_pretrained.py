@@ -228,7 +228,9 @@ def test_the_real_efficientnet_lite0(monkeypatch):
     assert sum(array.size for array in arrays.values()) == 4_694_073
     # Two-dimensional filters of the stem respond to edges, not to grey.
     stem = filled["params/block_00/conv/kernel"]
-    assert stem.shape == (3, 3, 3, 32) and stem[1, 2, 0, 5] == arrays["_conv_stem.weight"][5, 0, 1, 2]
+    assert (
+        stem.shape == (3, 3, 3, 32) and stem[1, 2, 0, 5] == arrays["_conv_stem.weight"][5, 0, 1, 2]
+    )
     changed = pretrained.PACKAGES["efficientnet_lite0"]._replace(sha256="0" * 64)
     monkeypatch.setitem(pretrained.PACKAGES, "efficientnet_lite0", changed)
     with pytest.raises(UserError, match="not the published file"):
@@ -272,13 +274,17 @@ def test_a_model_with_another_head_lends_its_backbone(folder):
     filled, report = start(arch, pretrained.find(str(folder)))
     assert {path.split("/")[1] for path in filled} == {"block_00", "block_01", "block_02"}
     assert all(path.split("/")[1] == "head" for path in (*report.missing, *report.unused))
-    assert "params/head/conv/kernel" in report.missing and "params/head/conv/kernel" in report.unused
+    assert (
+        "params/head/conv/kernel" in report.missing and "params/head/conv/kernel" in report.unused
+    )
 
 
 def test_a_wider_model_is_refused(folder):
     blocks = small_arch().backbone.blocks
     wider = replace(blocks[0], widths=(16,))
-    arch = replace(small_arch(), backbone=replace(small_arch().backbone, blocks=(wider, *blocks[1:])))
+    arch = replace(
+        small_arch(), backbone=replace(small_arch().backbone, blocks=(wider, *blocks[1:]))
+    )
     with pytest.raises(UserError, match="does not fit at params/block_00/conv1/kernel"):
         pretrained.values(arch, pretrained.find(str(folder)))
 

@@ -100,7 +100,9 @@ def test_wrappers(container, wrapper):
 def test_strings_and_pairs_of_python_2():
     """Old model zoos: SHORT_BINSTRING keys, OrderedDict([[key, value], ..]), _rebuild_tensor."""
     key = b"U\x01a"
-    value = w.tensor("0", "FloatStorage", 2, (2,)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
+    value = w.tensor("0", "FloatStorage", 2, (2,)).replace(
+        b"_rebuild_tensor_v2", b"_rebuild_tensor"
+    )
     pair = b"](" + key + value + b"e"
     body = w.name("collections", "OrderedDict") + w.tuple_of(b"]" + pair + b"a") + b"R"
     data = w.zip_file(body, {"0": np.array([1, 2], np.float32).tobytes()})
@@ -213,7 +215,10 @@ PICKLES = {
     ),
     # the machine itself
     "a deep nest of tuples as a key": (b"}" + b")" + b"\x85" * DEEP + b"Ns", "keys other than"),
-    "a deep nest of tuples as a value": (b"}" + w.text("a") + b")" + b"\x85" * DEEP + b"s", "no tensors"),
+    "a deep nest of tuples as a value": (
+        b"}" + w.text("a") + b")" + b"\x85" * DEEP + b"s",
+        "no tensors",
+    ),
     "a deep nest of marks": (b"(" * DEEP + b"t" * DEEP, "tuple instead of a dict"),
     "a list in itself": (b"]q\x00h\x00ah\x00a", "list instead of a dict"),
     "a dict in itself": (b"}q\x00" + w.text("model") + b"h\x00s", "no tensors"),

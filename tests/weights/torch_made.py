@@ -1,13 +1,12 @@
-"""Two small files that torch 2.13.0 wrote: the same checkpoint in the zip format and in the one before.
+"""Two small files that torch 2.13.0 wrote: the same checkpoint in the zip format and in the one before."""
 
-    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
-    state = OrderedDict(t=base.t(), slice=base[1:, ::2], half=torch.tensor([0.5, -2.0]).half(),
-                        bf16=torch.tensor([[1.5, -3.0]]).bfloat16(), param=torch.nn.Parameter(torch.tensor(2.5)),
-                        empty=torch.zeros(0, 3), flag=torch.tensor([True, False]))
-    state["bn.num_batches_tracked"] = torch.tensor(7)          # every key with 'module.' before it
-    state._metadata = OrderedDict({"": {"version": 1}})
-    torch.save({"state_dict": state, "epoch": 3, "lr": [0.1, None, True]}, file)
-"""
+#     base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+#     state = OrderedDict(t=base.t(), slice=base[1:, ::2], half=torch.tensor([0.5, -2.0]).half(),
+#                         bf16=torch.tensor([[1.5, -3.0]]).bfloat16(), param=torch.nn.Parameter(torch.tensor(2.5)),
+#                         empty=torch.zeros(0, 3), flag=torch.tensor([True, False]))
+#     state["bn.num_batches_tracked"] = torch.tensor(7)          # every key with 'module.' before it
+#     state._metadata = OrderedDict({"": {"version": 1}})
+#     torch.save({"state_dict": state, "epoch": 3, "lr": [0.1, None, True]}, file)
 
 import base64
 import zlib

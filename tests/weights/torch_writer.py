@@ -80,7 +80,11 @@ def zip_file(body, storages, *, byteorder=b"little", compression=zipfile.ZIP_STO
 
 def legacy_file(body, storages, *, lengths=None, little_endian=True):
     """Bytes of the format before; `lengths` are the numbers of elements that it claims."""
-    head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": little_endian, "protocol_version": 1001}]
+    head = [
+        0x1950A86A20F9469CFC6C,
+        1001,
+        {"little_endian": little_endian, "protocol_version": 1001},
+    ]
     parts = [pickle.dumps(value, 2) for value in head]
     parts += [b"\x80\x02" + body + b".", pickle.dumps(list(storages), 2)]
     for key, data in storages.items():
