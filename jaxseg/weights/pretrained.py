@@ -167,11 +167,19 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
     Raises:
         UserError: unreadable, of another width or depth, not finite, or without anything for the backbone.
     """
-    backbone = {spec.name for spec in zoo.blocks(arch) if spec.role == "backbone"}
-    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
-    leaves = flatten({kind: template[kind] for kind in ("params", "batch_stats")})
-    shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    given = _read_ours(arch, shapes, source) if source.path.is_dir() else _read(arch, source)
+    specs = zoo.blocks(arch)
+    backbone = {spec.name for spec in specs if spec.role == "backbone"}
+    shapes = _shapes(arch, [spec.name for spec in specs])
+    ours = source.path.suffix not in files.SUFFIXES
+    given = _read_ours(arch, shapes, source) if ours else _read(arch, source)
+    wanted = [given.keys[p] for p in shapes if _part(p) in backbone and p in given.keys]
+    if given.arrays.keys().isdisjoint(wanted):
+        strange = sorted(given.arrays.keys() - given.keys.values())
+        raise UserError(
+            f"pretrained {source.name} has nothing for {arch.backbone.name}",
+            got=f"names such as {', '.join(strange[:3])}",
+            expected="such as " + ", ".join(sorted(wanted)[:3]),
+        )
     others = {
         _layer(path)
         for path, shape in shapes.items()
@@ -188,12 +196,6 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
         elif key in given.arrays:
             filled[path] = _fitted(source, given, path, key, shape)
             loaded[path] = key
-    if not any(_part(path) in backbone for path in filled):
-        raise UserError(
-            f"pretrained {source.name} has nothing for {arch.backbone.name}",
-            got=f"names such as {', '.join(sorted(given.arrays)[:3])}",
-            expected="such as " + ", ".join(sorted(given.keys.values())[:3]),
-        )
     used = {*loaded.values(), *(given.keys.get(path) for path in replaced)}
     return filled, Report(
         name=source.name,
@@ -207,6 +209,14 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
         ),
         missing=tuple(path for path in shapes if path not in filled and path not in replaced),
     )
+
+
+def _shapes(arch: Arch, order: list[str]) -> dict[str, tuple[int, ...]]:
+    """Flat path -> shape of all variables, in the order of the network's parts."""
+    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
+    leaves = flatten({kind: template[kind] for kind in ("params", "batch_stats")})
+    paths = sorted(leaves, key=lambda path: (order.index(_part(path)), "norm" in path, path))
+    return {path: leaves[path].shape for path in paths}
 
 
 # --- The two kinds of sources ---
