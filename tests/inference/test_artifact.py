@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg.errors import UserError
-from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.inference.artifact import VARIABLES, Card, load_model, save_model
 from jaxseg.inference.predictor import Model
 from jaxseg.models import zoo
 from tests.fakes import COLORS, small_arch
@@ -53,6 +53,19 @@ def test_auxiliary_heads_may_be_missing_and_float16_is_widened(folder):
     image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     labels = Model.load(folder)(image)
     assert labels.shape == (40, 48) and labels.dtype == np.uint8 and labels.max() < 3
+
+
+def test_half_the_size_on_request(folder):
+    arch, variables, card = load_model(folder)
+    full = (folder / VARIABLES).stat().st_size
+    save_model(folder, arch, variables, card, dtype=np.float16)
+    assert (folder / VARIABLES).stat().st_size < 0.6 * full
+    _, again, _ = load_model(folder)
+    rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), variables)
+    chex.assert_trees_all_equal(again, rounded)
+    variables["params"]["head"]["logits"]["bias"] += 7e4
+    with pytest.raises(UserError, match="does not fit into float16.*at most 65504"):
+        save_model(folder, arch, variables, card, dtype=np.float16)
 
 
 def cut(path):
