@@ -1,27 +1,105 @@
-"""Batch norm with float32 statistics."""
+"""Batch norm (Ioffe & Szegedy, 1502.03167) with float32 statistics and its gradient in closed form."""
+
+import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg.arch import NumbersArch
+from jaxseg.types import Array
+
+AXES = (0, 1, 2)
 
 
-def batch_norm(numbers: NumbersArch, axis_name: str | None, name: str) -> nn.BatchNorm:
-    """Flax's batch norm: statistics and affine map in float32, result in the compute dtype.
+class BatchNorm(nn.Module):
+    """Over B, H and W of an NHWC map.
 
-    The running variance is Flax's biased one (torch keeps the unbiased one, larger by n / (n - 1)).
+    Variables: params scale, bias; batch_stats mean, var, all float32 [C]. The running variance is the biased one
+    (torch keeps the unbiased one, larger by n / (n - 1)).
 
-    Args:
-        numbers: constants and the compute dtype.
-        axis_name: pmap axis to average statistics over, or None. Under jit on a sharded batch they
-            are global without it.
-        name: name of the submodule.
+    momentum:  share of the old running statistics that a training step keeps.
+    eps:       added to the variance.
+    dtype:     of the result.
+    axis_name: pmap axis to average statistics over, or None. Under jit on a sharded batch they are global
+               without it.
     """
-    return nn.BatchNorm(
-        momentum=numbers.norm_momentum,
-        epsilon=numbers.norm_eps,
-        dtype=jnp.dtype(numbers.compute),
-        param_dtype=jnp.float32,
-        axis_name=axis_name,
-        name=name,
-    )
+
+    momentum: float
+    eps: float
+    dtype: str
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, use_running_average: bool) -> Array:
+        """[B, H, W, C] -> the same shape; training also moves the running statistics."""
+        channels = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        dtype = jnp.dtype(self.dtype)
+        if use_running_average:
+            return _affine(x, mean.value, var.value, scale, bias, self.eps).astype(dtype)
+        y, now = _normalised(x, scale, bias, self.eps, self.axis_name)
+        if not self.is_initializing():
+            keep = self.momentum
+            mean.value = keep * mean.value + (1 - keep) * now[0]
+            var.value = keep * var.value + (1 - keep) * now[1]
+        return y.astype(dtype)
+
+
+def batch_norm(numbers: NumbersArch, axis_name: str | None, name: str) -> BatchNorm:
+    """The batch norm of an architecture; `name` is that of the submodule."""
+    return BatchNorm(numbers.norm_momentum, numbers.norm_eps, numbers.compute, axis_name, name=name)
+
+
+def _row(v: Array) -> Array:
+    """[C] -> [1, 1, 1, C]"""
+    return v.reshape(1, 1, 1, -1)
+
+
+def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """(x - mean) / sqrt(var + eps) * scale + bias, float32."""
+    gain = scale * jax.lax.rsqrt(var + eps)
+    return (x.astype(jnp.float32) - _row(mean)) * _row(gain) + _row(bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalised(x, scale, bias, eps, axis_name):
+    """(x by its own statistics, (mean, var)); the statistics have no gradient of their own.
+
+    Left to autodiff, the mean and the centred map become residuals and the gradient takes several passes; so it is
+    one pass that adds up and one that writes.
+    """
+    mean, var = _statistics(x, axis_name)
+    return _affine(x, mean, var, scale, bias, eps), (mean, var)
+
+
+def _statistics(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    x = x.astype(jnp.float32)
+    moments = jnp.mean(x, AXES), jnp.mean(x * x, AXES)
+    mean, square = jax.lax.pmean(moments, axis_name) if axis_name else moments
+    return mean, jnp.maximum(square - mean * mean, 0.0)
+
+
+def _forward(x, scale, bias, eps, axis_name):
+    y, (mean, var) = _normalised(x, scale, bias, eps, axis_name)
+    return (y, (mean, var)), (x, mean, var, scale)
+
+
+def _backward(eps, axis_name, saved, cotangents):
+    x, mean, var, scale = saved
+    dy, _ = cotangents
+    inverse = jax.lax.rsqrt(var + eps)
+    centred = x.astype(jnp.float32) - _row(mean)
+    dbias = jnp.sum(dy, AXES)
+    dscale = jnp.sum(dy * centred, AXES) * inverse
+    cells = x.size // x.shape[-1]
+    shared = dbias / cells, dscale / cells
+    a, b = jax.lax.pmean(shared, axis_name) if axis_name else shared
+    dx = _row(scale * inverse) * (dy - _row(a) - centred * _row(b * inverse))
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_normalised.defvjp(_forward, _backward)

@@ -59,3 +59,55 @@ def test_axis_name_makes_statistics_global_under_pmap(axis_name):
     whole, _ = run(x.reshape(4, 5, 6, 3), train=True)
     same = np.allclose(y.reshape(4, 5, 6, 3), whole, atol=1e-5)
     assert same == (axis_name is not None)
+
+
+def by_autodiff(x, scale, bias):
+    """The definition, left to autodiff."""
+    mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    row = lambda v: v.reshape(1, 1, 1, -1)  # noqa: E731
+    return (x - row(mean)) / jnp.sqrt(row(var) + 1e-3) * row(scale) + row(bias)
+
+
+def ours(x, scale, bias, axis_name=None):
+    stats = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+    return run(x, True, variables=variables, axis_name=axis_name)[0]
+
+
+def example():
+    rng = np.random.default_rng(3)
+    affine = rng.normal(size=(2, 3)).astype(np.float32)
+    return data(), *affine, rng.normal(size=(4, 5, 6, 3)).astype(np.float32)
+
+
+def test_the_gradient_is_that_of_the_definition():
+    *inputs, dy = example()
+    mine = jax.vjp(ours, *inputs)[1](dy)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(v, jnp.float64) for v in (*inputs, dy)]
+        exact = jax.vjp(by_autodiff, *wide[:3])[1](wide[3])
+    for got, want in zip(mine, exact, strict=True):
+        np.testing.assert_allclose(got, want, atol=3e-6 * np.abs(want).max())
+
+
+def test_the_gradient_is_global_under_pmap():
+    """A shared loss has, on n devices, n times the cotangent on each: the mean of gradients is that of the whole."""
+    x, scale, bias, dy = example()
+
+    def shard(x, dy, scale, bias):
+        loss = lambda *v: jax.lax.psum(jnp.sum(dy * ours(*v, axis_name="d")), "d")  # noqa: E731
+        dx, *affine = jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
+        return dx / 2, *jax.lax.pmean(affine, "d")
+
+    cut = lambda v: v.reshape(2, 2, 5, 6, 3)  # noqa: E731
+    parts = jax.pmap(shard, "d", in_axes=(0, 0, None, None))(cut(x), cut(dy), scale, bias)
+    whole = jax.vjp(ours, x, scale, bias)[1](dy)
+    np.testing.assert_allclose(parts[0].reshape(x.shape), whole[0], atol=1e-5)
+    for got, want in zip(parts[1:], whole[1:], strict=True):
+        np.testing.assert_allclose(got[0], want, rtol=1e-4)
+
+
+def test_bfloat16_gradients_have_the_dtype_of_what_they_belong_to():
+    x = jnp.asarray(data(), jnp.bfloat16)
+    _, back = jax.vjp(lambda *v: ours(*v), x, jnp.ones(3), jnp.zeros(3))
+    assert [g.dtype for g in back(jnp.ones(x.shape))] == [jnp.bfloat16, jnp.float32, jnp.float32]
