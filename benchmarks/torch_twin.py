@@ -3,6 +3,8 @@
 `make parity` installs torch.
 """
 
+import contextlib
+import functools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,12 +29,13 @@ from jaxseg.training.state import TrainState
 from jaxseg.types import IGNORE_LABEL, Batch
 
 CLAIM = (
-    "Trained by jaxseg and by plain torch from the same weights on the same batches, the quickstart has the same "
-    "losses in float64 for 50 steps; in float32 jaxseg departs from them no sooner than torch does, and the mIoU is "
-    "the same within the spread of the seeds."
+    "Trained by jaxseg and by plain torch from the same weights on the same batches, the quickstart's network has the "
+    "same first 50 losses within 1 % (SGD; AdamW at the quickstart's rate amplifies rounding, in torch alone as "
+    "between the two), and the quickstart the same mIoU within the spread of the seeds."
 )
 SEEDS = (0, 1, 2)
 FIRST = 50
+CALM_RATE = 0.01
 
 # --- Training ---
 
@@ -111,10 +114,13 @@ def follow(
 # --- The quickstart ---
 
 
-def quickstart(seed: int) -> tuple[Plan, Recipe]:
-    """The run that configs/quickstart.py describes."""
+def quickstart(seed: int, calm: bool = False) -> tuple[Plan, Recipe]:
+    """The run that configs/quickstart.py describes; `calm`: with an optimiser that does not amplify rounding."""
     config = cli.load_config("configs/quickstart.py")
     config.seed = seed
+    if calm:
+        optim = config.phases.main.optim
+        optim.name, optim.learning_rate, optim.momentum = "sgd", CALM_RATE, 0.9
     plan = build.training_plan(config, name="quickstart")
     phase, weights = plan.phases[0], tuple(config.loss.class_weights)
     return plan, Recipe(phase.optim, phase.steps, weights, plan.card.mean, plan.card.std)
@@ -135,26 +141,28 @@ def started(plan: Plan) -> tuple[TrainState, nn.Module]:
 
 
 def by_torch(
-    seed: int, steps: int, dtype: torch.dtype = torch.float32
+    seed: int, steps: int, dtype: torch.dtype = torch.float32, calm: bool = False
 ) -> tuple[nn.Module, list[float]]:
     """The first steps: the network and their losses."""
-    plan, recipe = quickstart(seed)
+    plan, recipe = quickstart(seed, calm)
     net = started(plan)[1]
-    with batches(plan, steps) as stream:
+    # In float64 the rate must be one too: it comes from our schedule.
+    wide = float64.everywhere() if dtype == torch.float64 else contextlib.nullcontext()
+    with wide, batches(plan, steps) as stream:
         return net, fit(net, stream, recipe, dtype)
 
 
-def by_jax(seed: int, steps: int) -> list[float]:
+def by_jax(seed: int, steps: int, calm: bool = False) -> list[float]:
     """Losses of the first steps."""
-    plan, _ = quickstart(seed)
+    plan, _ = quickstart(seed, calm)
     phase, (state, _) = plan.phases[0], started(plan)
     with batches(plan, steps) as stream:
         return follow(phase.make_step(plan.arch, phase), state, stream)[1]
 
 
-def by_jax_in_float64(seed: int, steps: int) -> list[float]:
+def by_jax_in_float64(seed: int, steps: int, calm: bool = False) -> list[float]:
     """The same computed, and kept, in float64."""
-    plan, _ = quickstart(seed)
+    plan, _ = quickstart(seed, calm)
     phase, (state, _) = plan.phases[0], started(plan)
     with float64.everywhere(), batches(plan, steps) as stream:
         step = phase.make_step(float64.exact(plan.arch), phase)
@@ -178,13 +186,13 @@ def score(net: nn.Module, seed: int, split: str) -> dict[str, Any]:
 # --- Arms ---
 
 
-def first_losses(seed: int, workdir: Path, data: str) -> dict[str, Any]:
+def first_losses(seed: int, workdir: Path, data: str, *, calm: bool) -> dict[str, Any]:
     """The losses of the first steps: in float64 both ways, and in float32 both ways."""
     losses = {
-        "jax_float64": by_jax_in_float64(seed, FIRST),
-        "torch_float64": by_torch(seed, FIRST, torch.float64)[1],
-        "jax": by_jax(seed, FIRST),
-        "torch": by_torch(seed, FIRST)[1],
+        "jax_float64": by_jax_in_float64(seed, FIRST, calm),
+        "torch_float64": by_torch(seed, FIRST, torch.float64, calm)[1],
+        "jax": by_jax(seed, FIRST, calm),
+        "torch": by_torch(seed, FIRST, calm=calm)[1],
     }
     exact = np.array(losses["torch_float64"])
 
@@ -196,6 +204,8 @@ def first_losses(seed: int, workdir: Path, data: str) -> dict[str, Any]:
         "jax_float64_from_torch_float64": float(apart("jax_float64").max()),
         "jax_from_torch_float64": float(apart("jax").max()),
         "torch_from_torch_float64": float(apart("torch").max()),
+        "jax_from_torch": float(np.abs(np.array(losses["jax"]) / losses["torch"] - 1).max()),
+        "jax_float64_steps_within_1_percent": _until(apart("jax_float64") > 0.01),
         "jax_steps_within_1_percent": _until(apart("jax") > 0.01),
         "torch_steps_within_1_percent": _until(apart("torch") > 0.01),
         "losses": {name: [round(x, 6) for x in values] for name, values in losses.items()},
@@ -226,7 +236,8 @@ def trained_by_torch(seed: int, workdir: Path, data: str, steps: int = 0) -> dic
 
 
 ARMS = {
-    f"first_{FIRST}_losses": first_losses,
+    f"first_{FIRST}_losses": functools.partial(first_losses, calm=True),
+    f"first_{FIRST}_losses_adamw": functools.partial(first_losses, calm=False),
     "jax": toy_street.quickstart,
     "torch": trained_by_torch,
 }
