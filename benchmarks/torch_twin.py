@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,13 +28,12 @@ from jaxseg.training.state import TrainState
 from jaxseg.types import IGNORE_LABEL, Batch
 
 CLAIM = (
-    "Trained by jaxseg and by plain torch from the same weights on the same batches, the quickstart's network has the "
-    "same first 50 losses within 1 % (SGD; AdamW at the quickstart's rate amplifies rounding, in torch alone as "
-    "between the two), and the quickstart the same mIoU within the spread of the seeds."
+    "Trained by jaxseg and by plain torch from the same weights on the same batches, the quickstart has the same first "
+    "50 losses (in float64; in float32 rounding parts torch from itself within 20 steps), and the same mIoU within the "
+    "spread of the seeds."
 )
 SEEDS = (0, 1, 2)
 FIRST = 50
-CALM_RATE = 0.01
 
 # --- Training ---
 
@@ -114,13 +112,10 @@ def follow(
 # --- The quickstart ---
 
 
-def quickstart(seed: int, calm: bool = False) -> tuple[Plan, Recipe]:
-    """The run that configs/quickstart.py describes; `calm`: with an optimiser that does not amplify rounding."""
+def quickstart(seed: int) -> tuple[Plan, Recipe]:
+    """The run that configs/quickstart.py describes."""
     config = cli.load_config("configs/quickstart.py")
     config.seed = seed
-    if calm:
-        optim = config.phases.main.optim
-        optim.name, optim.learning_rate, optim.momentum = "sgd", CALM_RATE, 0.9
     plan = build.training_plan(config, name="quickstart")
     phase, weights = plan.phases[0], tuple(config.loss.class_weights)
     return plan, Recipe(phase.optim, phase.steps, weights, plan.card.mean, plan.card.std)
@@ -141,10 +136,10 @@ def started(plan: Plan) -> tuple[TrainState, nn.Module]:
 
 
 def by_torch(
-    seed: int, steps: int, dtype: torch.dtype = torch.float32, calm: bool = False
+    seed: int, steps: int, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, list[float]]:
     """The first steps: the network and their losses."""
-    plan, recipe = quickstart(seed, calm)
+    plan, recipe = quickstart(seed)
     net = started(plan)[1]
     # In float64 the rate must be one too: it comes from our schedule.
     wide = float64.everywhere() if dtype == torch.float64 else contextlib.nullcontext()
@@ -152,17 +147,17 @@ def by_torch(
         return net, fit(net, stream, recipe, dtype)
 
 
-def by_jax(seed: int, steps: int, calm: bool = False) -> list[float]:
+def by_jax(seed: int, steps: int) -> list[float]:
     """Losses of the first steps."""
-    plan, _ = quickstart(seed, calm)
+    plan, _ = quickstart(seed)
     phase, (state, _) = plan.phases[0], started(plan)
     with batches(plan, steps) as stream:
         return follow(phase.make_step(plan.arch, phase), state, stream)[1]
 
 
-def by_jax_in_float64(seed: int, steps: int, calm: bool = False) -> list[float]:
+def by_jax_in_float64(seed: int, steps: int) -> list[float]:
     """The same computed, and kept, in float64."""
-    plan, _ = quickstart(seed, calm)
+    plan, _ = quickstart(seed)
     phase, (state, _) = plan.phases[0], started(plan)
     with float64.everywhere(), batches(plan, steps) as stream:
         step = phase.make_step(float64.exact(plan.arch), phase)
@@ -186,13 +181,13 @@ def score(net: nn.Module, seed: int, split: str) -> dict[str, Any]:
 # --- Arms ---
 
 
-def first_losses(seed: int, workdir: Path, data: str, *, calm: bool) -> dict[str, Any]:
+def first_losses(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """The losses of the first steps: in float64 both ways, and in float32 both ways."""
     losses = {
-        "jax_float64": by_jax_in_float64(seed, FIRST, calm),
-        "torch_float64": by_torch(seed, FIRST, torch.float64, calm)[1],
-        "jax": by_jax(seed, FIRST, calm),
-        "torch": by_torch(seed, FIRST, calm=calm)[1],
+        "jax_float64": by_jax_in_float64(seed, FIRST),
+        "torch_float64": by_torch(seed, FIRST, torch.float64)[1],
+        "jax": by_jax(seed, FIRST),
+        "torch": by_torch(seed, FIRST)[1],
     }
     exact = np.array(losses["torch_float64"])
 
@@ -236,8 +231,7 @@ def trained_by_torch(seed: int, workdir: Path, data: str, steps: int = 0) -> dic
 
 
 ARMS = {
-    f"first_{FIRST}_losses": functools.partial(first_losses, calm=True),
-    f"first_{FIRST}_losses_adamw": functools.partial(first_losses, calm=False),
+    f"first_{FIRST}_losses": first_losses,
     "jax": toy_street.quickstart,
     "torch": trained_by_torch,
 }

