@@ -205,7 +205,9 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
         loaded=loaded,
         replaced=tuple(replaced),
         unused=tuple(
-            k for k in given.arrays if k not in used and not k.endswith("num_batches_tracked")
+            sorted(
+                k for k in given.arrays if k not in used and not k.endswith("num_batches_tracked")
+            )
         ),
         missing=tuple(path for path in shapes if path not in filled and path not in replaced),
     )

@@ -109,13 +109,13 @@ def test_a_backbone_alone(tmp_path):
     arrays = state_dict(resnet(), BACKBONE)
     arrays |= {"fc.weight": np.ones((1000, 64), np.float32), "fc.bias": np.ones(1000, np.float32)}
     filled, report = start(resnet(), source(tmp_path, arrays))
-    assert report.unused == ("fc.weight", "fc.bias") and not report.replaced
+    assert report.unused == ("fc.bias", "fc.weight") and not report.replaced
     assert {path.split("/")[1] for path in report.missing} == {"head", "aux_0"}
     assert {path.split("/")[1] for path in filled} == {f"block_{i:02d}" for i in range(9)}
     said = "\n".join(report.lines())
     assert f"{len(filled)} of {len(shapes(resnet()))} arrays loaded" in said
     assert f"{len(report.missing)} not in the weights" in said
-    assert "2 in the weights, not used: fc.weight, fc.bias" in said
+    assert "2 in the weights, not used: fc.bias, fc.weight" in said
 
 
 def test_half_precision_becomes_float32(tmp_path):
