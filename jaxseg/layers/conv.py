@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.arch import LayerSpec, NumbersArch
+from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import batch_norm
 from jaxseg.layers.padding import pad_widths
@@ -49,6 +50,8 @@ def conv2d(
         return depthwise_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     if groups == 1 and kernel.shape[:2] == (1, 1):
         return _pointwise(x, kernel, stride)
+    if groups == 1:
+        return dense_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
