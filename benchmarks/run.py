@@ -19,7 +19,7 @@ from typing import Any
 from jaxseg import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = ("toy_street", "camvid", "camvid_effnetlite0", "torch_twin")
+EXPERIMENTS = ("toy_street", "camvid", "camvid_effnetlite0", "torch_twin", "torch_peer")
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     if bool(args["workdir"]) == bool(args["config"]):
         raise UserError("bench", expected="either --workdir or --config")
-    batch, rounds = _whole(args, "batch"), _whole(args, "rounds")
+    batch, rounds = cli.whole(args, "batch"), cli.whole(args, "rounds")
     if args["workdir"]:
         arch, variables, card = load_model(model_folder(Path(args["workdir"])))
         config = build.evaluation_config(card, argv)
@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> None:
         mean,
         std,
         batch=batch,
-        height_px=_whole(args, "height", config.data.height_px),
-        width_px=_whole(args, "width", config.data.width_px),
+        height_px=cli.whole(args, "height", config.data.height_px),
+        width_px=cli.whole(args, "width", config.data.width_px),
         rounds=rounds,
     )
     record = {"schema": 1, **result, "jax": jax.__version__, **runtime.provenance()}
@@ -70,14 +70,6 @@ def main(argv: Sequence[str]) -> None:
         f"{record['macs'] / 1e9:.3f} GMACs, {record['params'] / 1e6:.3f} M parameters\n"
         f"timer: {record['timer']}\nwritten to {path}"
     )
-
-
-def _whole(args: dict, name: str, default: int | None = None) -> int:
-    """A flag as a whole number above 0."""
-    text = args[name] or str(default)
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--{name}", got=repr(text), expected="a whole number, 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

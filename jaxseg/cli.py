@@ -54,6 +54,14 @@ class Command:
         return "\n".join(lines + [f"  {left:<{wide}}  {right}" for left, right in rows])
 
 
+def whole(args: dict, name: str, default: int | None = None) -> int:
+    """The flag `name` of what `parse` gave as a whole number above 0."""
+    text = args[name] or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--{name}", got=repr(text), expected="a whole number, 1 or more")
+    return int(text)
+
+
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Calls `main(arguments)` and returns the exit status.
 

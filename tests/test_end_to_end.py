@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg import bench, cli, evaluate, predict, train
+from jaxseg import bench, cli, evaluate, export, predict, train
 from jaxseg.data import __main__ as data
 from jaxseg.errors import UserError
+from jaxseg.inference.exported import exported
 from tests.fakes import FakeSplit
 
 
@@ -186,6 +189,51 @@ def test_predict_and_samples(workdir, config, tmp_path, capsys):
     printed = capsys.readouterr()
     assert status == cli.MISTAKE and "broken.jpg" in printed.err
     assert "3 images segmented" in printed.out
+
+
+def test_export_answers_as_the_model_does(workdir, raw, tmp_path, capsys):
+    file = tmp_path / "model.stablehlo"
+    flags = [f"--workdir={workdir}", f"--output={file}", "--height=40", "--width=48", "--check"]
+    ok(export.main, *flags)
+    ok(export.main, *flags, f"--input={raw / 'images/train'}")
+    printed = capsys.readouterr().out
+    assert "with 4 images" in printed and "with 6 images" in printed
+    assert printed.count("0 of ") == 2
+    image = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
+    answer = jax.export.deserialize(bytearray(file.read_bytes())).call(image)
+    np.testing.assert_array_equal(answer, jaxseg.load(workdir)(image))
+    record = json.loads((tmp_path / "model.stablehlo.json").read_text())
+    assert record["class_names"] == ["red", "green", "blue"]
+    assert record["input"]["shape"] == ["batch", 40, 48, 3] and record["platforms"][0] == "cpu"
+
+
+def test_export_notices_another_answer(workdir, tmp_path, monkeypatch):
+    flags = [f"--workdir={workdir}", f"--output={tmp_path / 'm'}", "--check", "--platforms=cpu"]
+    other = lambda model, *size: exported(turned(model), *size)  # noqa: E731
+
+    def turned(model):
+        params = {k: dict(v) for k, v in model.variables["params"].items()}
+        params["head"]["logits"] = jax.tree.map(lambda x: -x, params["head"]["logits"])
+        return replace(model, variables={**model.variables, "params": params})
+
+    monkeypatch.setattr(export, "exported", other)
+    assert cli.run(export.main, flags) == cli.FAILED
+
+
+@pytest.mark.parametrize(
+    "flag, says",
+    [
+        ("--platforms=cpu,rocm", "rocm"),
+        ("--format=onnx", "stablehlo"),
+        ("--height=tall", "a whole number"),
+        ("--output=/no/such/folder/m", "cannot write"),
+    ],
+)
+def test_mistakes_of_export_are_one_line(workdir, tmp_path, flag, says, capsys):
+    flags = [f"--workdir={workdir}", f"--output={tmp_path / 'm'}", "--platforms=cpu", flag]
+    assert cli.run(export.main, flags) == cli.MISTAKE
+    printed = capsys.readouterr().err
+    assert says in printed and printed.count("\n") == 1
 
 
 def test_bench_writes_what_the_design_fixes(workdir):

@@ -31,6 +31,7 @@ FLOORS = (
         "jaxseg.evaluate",
         "jaxseg.predict",
         "jaxseg.bench",
+        "jaxseg.export",
         "jaxseg.data.__main__",
     ),
 )

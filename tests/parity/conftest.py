@@ -1,34 +1,8 @@
 """Tests against torch: run by `make parity`, not by `make test`; without torch they fail, they are not skipped."""
 
-import sys
-import warnings
-
 import torch
+
+import benchmarks.torch_libraries  # noqa: F401  (before anything imports torchvision)
 
 # Two threads that wait for each other in a depthwise convolution take 20 times as long as one, beside other work.
 torch.set_num_threads(1)
-
-
-def _declare_operators() -> torch.library.Library:
-    """Declares the two compiled operators that `import torchvision` looks up.
-
-    Its own come compiled against one build of torch and do not load beside another, such as the one for CPUs
-    only. Nothing here calls them.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of other people's imports
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        OPERATORS = _declare_operators()
-        import torchvision  # noqa: F401
-    import segmentation_models_pytorch  # noqa: F401
-    import timm  # noqa: F401

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks import float64
+from benchmarks.torch_twins import Twin
 from jaxseg.arch import Arch
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
@@ -18,11 +19,11 @@ from jaxseg.objectives import losses
 from jaxseg.training.loss import Loss
 from jaxseg.types import IGNORE_LABEL
 from jaxseg.weights import torch_names
-from tests.parity.twins import K, Twin
 
 Flat = dict[str, np.ndarray]
 """'params/block_00/conv1/kernel' -> value, in our axes."""
 
+K = 5
 AUX_WEIGHT = 0.4
 CLASS_WEIGHTS = (0.5, 1.0, 2.0, 0.25, 1.5)
 CHEAP = {"xla_backend_optimization_level": 0}  # half the time to compile

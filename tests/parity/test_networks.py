@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 
+from benchmarks.torch_twins import TWINS
 from jaxseg.arch import Arch
 from jaxseg.models import zoo
 from tests.parity import pairs
-from tests.parity.twins import TWINS, K
+from tests.parity.pairs import K
 
 BATCH = 3
 

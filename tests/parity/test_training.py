@@ -15,7 +15,7 @@ from jaxseg.training.phases import Phase
 from jaxseg.training.steps import supervised
 from jaxseg.weights import torch_names
 from tests.parity import pairs
-from tests.parity.twins import K
+from tests.parity.pairs import K
 
 STEPS, SIZE_PX = 5, (49, 65)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import benchmarks.torch_libraries  # noqa: F401  # isort: skip  (before torchvision)
 import segmentation_models_pytorch as smp
 import timm
 import torch.nn.functional as F
@@ -15,8 +16,6 @@ from torchvision.models.segmentation.lraspp import LRASPP
 
 from benchmarks import torch_net
 from jaxseg.arch import Arch
-
-K = 5
 
 
 class Twin(NamedTuple):
@@ -43,27 +42,27 @@ class Twin(NamedTuple):
 def dilated_resnet(arch: Arch) -> nn.Module:
     """FCN or DeepLabV3 on ResNet-50 or -101, as published."""
     make = getattr(segmentation, f"{arch.head.kind}_{arch.backbone.name}")
-    return make(weights=None, weights_backbone=None, num_classes=K, aux_loss=True)
+    return make(weights=None, weights_backbone=None, num_classes=arch.num_classes, aux_loss=True)
 
 
 def fcn_on_basic_blocks(arch: Arch) -> nn.Module:
     """FCN on ResNet-18 or -34, which torchvision does not dilate."""
     trunk = getattr(models, arch.backbone.name)(weights=None)
     taps = IntermediateLayerGetter(trunk, {"layer3": "aux", "layer4": "out"})
-    return FCN(taps, FCNHead(512, K), FCNHead(256, K))
+    return FCN(taps, FCNHead(512, arch.num_classes), FCNHead(256, arch.num_classes))
 
 
 def fcn_on_mobilenet(arch: Arch) -> nn.Module:
     """FCN on the last inverted residual."""
     features = models.mobilenet_v2(weights=None, width_mult=0.5).features
-    return FCN(IntermediateLayerGetter(features, {"17": "out"}), FCNHead(160, K))
+    return FCN(IntermediateLayerGetter(features, {"17": "out"}), FCNHead(160, arch.num_classes))
 
 
 def lraspp_on_mobilenet(arch: Arch) -> nn.Module:
     """LR-ASPP on the last inverted residual and the last one of stride 8."""
     features = models.mobilenet_v2(weights=None, width_mult=0.5).features
     taps = IntermediateLayerGetter(features, {"6": "low", "17": "high"})
-    return LRASPP(taps, 16, 160, K, inter_channels=64)
+    return LRASPP(taps, 16, 160, arch.num_classes, inter_channels=64)
 
 
 # --- segmentation_models_pytorch ---
@@ -71,7 +70,7 @@ def lraspp_on_mobilenet(arch: Arch) -> nn.Module:
 
 def smp_unet(arch: Arch) -> nn.Module:
     """U-Net; it refuses odd sizes out of prudence only."""
-    net = smp.Unet(_ENCODERS[arch.backbone.name], encoder_weights=None, classes=K)
+    net = smp.Unet(_ENCODERS[arch.backbone.name], encoder_weights=None, classes=arch.num_classes)
     net.requires_divisible_input_shape = False
     return _with_our_eps(net, arch)
 
@@ -86,7 +85,7 @@ def smp_deeplabv3plus(arch: Arch) -> nn.Module:
         encoder_weights=None,
         encoder_output_stride=16,
         decoder_atrous_rates=arch.head.rates,
-        classes=K,
+        classes=arch.num_classes,
     )
     net.segmentation_head[1] = nn.Identity()
     return _with_our_eps(net, arch)
@@ -118,7 +117,7 @@ class FCNOnLite(nn.Module):
         super().__init__()
         net = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=16)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
-        self.head = FCNHead(320, K)
+        self.head = FCNHead(320, arch.num_classes)
         self.head[1].eps = arch.numbers.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class FCNOnVGG(nn.Module):
         drop = nn.Dropout()
         self.classifier = nn.Sequential(fc6, nn.ReLU(), drop, fc7, nn.ReLU(), drop)
         channels = (1024, 128, 64)[: skips + 1]
-        self.scores = nn.ModuleList(nn.Conv2d(c, K, 1) for c in channels)
+        self.scores = nn.ModuleList(nn.Conv2d(c, arch.num_classes, 1) for c in channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = []
@@ -187,6 +186,13 @@ _ALL = (
     Twin("unet_efficientnet_lite0", {}, "smp", smp_unet),
     Twin(
         "deeplabv3plus_separable_resnet18",
+        {},
+        "smp",
+        smp_deeplabv3plus,
+        sizes_px=((64, 96), (48, 80)),
+    ),
+    Twin(
+        "deeplabv3plus_separable_efficientnet_lite0",
         {},
         "smp",
         smp_deeplabv3plus,

@@ -1,0 +1,200 @@
+"""A training step and an inference, by jaxseg and by plain torch, in turn on the same machine.
+
+Each framework runs in a process of its own, so that neither's threads wait inside the other's time; the two are asked
+in turn, a few steps at a time, and a ratio is one of medians. `make parity` installs torch. The networks are those
+that the tests of parity hold equal.
+
+Training: uint8 images and labels in memory -> normalisation, network, logits at the size of the image, cross-entropy,
+gradients, SGD with momentum; float32, batch 4, 480x360 px. Inference: uint8 image on the host -> uint8 label map on
+the host, batch 1; torch in every layout and dtype given here, the fastest is taken.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLAIM = (
+    "On the same CPU cores a training step of jaxseg takes no longer than 1.2 of one of plain torch, and an inference "
+    "no longer than one of torch in its fastest layout and dtype (ratios: jaxseg / torch)."
+)
+SEEDS = (0,)
+NETWORKS = {
+    "resnet18": ("fcn_resnet18", {"output_stride": 32}),
+    "effnetlite0": ("deeplabv3plus_separable_efficientnet_lite0", {}),
+}
+BATCH, HEIGHT_PX, WIDTH_PX, CLASSES = 4, 360, 480, 11
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RATE, MOMENTUM = 1e-3, 0.9
+ROUNDS, STEPS = 6, 3
+"""How often each is asked, and for how many steps; the first round warms up."""
+
+Step = Callable[[], None]
+
+
+def example(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, uint8; a tenth of the labels void."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (batch, HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    label = rng.integers(0, CLASSES, image.shape[:3]).astype(np.uint8)
+    label[rng.uniform(size=label.shape) < 0.1] = 255
+    return image, label
+
+
+# --- jaxseg ---
+
+
+def jax_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
+    """What is timed of jaxseg."""
+    import jax
+
+    from jaxseg.inference.predictor import make_predict
+    from jaxseg.models import zoo
+    from jaxseg.training import state as states
+    from jaxseg.training.loss import Loss
+    from jaxseg.training.optim import Optim
+    from jaxseg.training.phases import Phase
+    from jaxseg.training.steps import supervised
+
+    arch = zoo.named(network, CLASSES, dropout=0.0, **options)
+    optim = Optim("sgd", learning_rate=RATE, momentum=MOMENTUM, schedule="constant")
+    phase = Phase(name="main", steps=10**6, make_step=None, plan=None, optim=optim)
+    make = supervised(arch, phase, loss=Loss(), mean=MEAN, std=STD)
+    step = jax.jit(make, donate_argnums=0)
+    image, label = example(BATCH)
+    batch = {"image": image, "label": label, "weight": np.ones(BATCH, np.float32)}
+    held = {"state": states.create(arch, phase, 0, ema=False)}
+    predict = make_predict(arch, MEAN, STD)
+    variables = jax.device_put(zoo.init(arch, jax.random.PRNGKey(0)))
+
+    def train() -> None:
+        held["state"], sums = step(held["state"], batch)
+        jax.block_until_ready(sums)
+
+    return {"train": train, "infer": lambda: np.asarray(predict(variables, image[:1]))}
+
+
+# --- torch ---
+
+
+def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
+    """What is timed of torch, in every layout and dtype."""
+    import torch
+    import torch.nn.functional as F
+
+    from benchmarks.torch_twins import TWINS
+    from jaxseg.models import zoo
+
+    torch.manual_seed(0)
+    arch = zoo.named(network, CLASSES, dropout=0.0, **options)
+    image, label = example(BATCH)
+    target = torch.from_numpy(label.astype(np.int64))
+    mean, std = (255 * torch.tensor(v).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def logits(net: torch.nn.Module, image: np.ndarray, dtype: torch.dtype, layout: Any):
+        x = (torch.from_numpy(image).permute(0, 3, 1, 2).float() - mean) / std
+        said = net(x.to(dtype=dtype, memory_format=layout))
+        said = said["out"] if isinstance(said, dict) else said
+        size = image.shape[1:3]
+        return F.interpolate(said.float(), size, mode="bilinear", align_corners=False)
+
+    def trainer(layout: Any) -> Step:
+        net = TWINS[network].make(arch).train().to(memory_format=layout)
+        if hasattr(net, "aux_classifier"):
+            net.aux_classifier = None  # ours has none either
+        optimiser = torch.optim.SGD(net.parameters(), RATE, momentum=MOMENTUM)
+
+        def train() -> None:
+            loss = F.cross_entropy(
+                logits(net, image, torch.float32, layout), target, ignore_index=255
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return train
+
+    def predictor(layout: Any, dtype: torch.dtype) -> Step:
+        net = TWINS[network].make(arch).eval().to(dtype=dtype, memory_format=layout)
+        if hasattr(net, "aux_classifier"):
+            net.aux_classifier = None
+
+        def infer() -> None:
+            with torch.inference_mode():
+                logits(net, image[:1], dtype, layout).argmax(1).to(torch.uint8).numpy()
+
+        return infer
+
+    layouts = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    steps = {f"train {n}": trainer(layout) for n, layout in layouts.items()}
+    return steps | {
+        f"infer {n} {d}": predictor(layout, dtype)
+        for n, layout in layouts.items()
+        for d, dtype in dtypes.items()
+    }
+
+
+# --- In turn ---
+
+
+def _serve(wire: Connection, make: Callable, network: str, options: dict[str, Any]) -> None:
+    """A process: answers the name of a step with the milliseconds that `STEPS` of it took."""
+    steps = make(network, options)
+    wire.send(list(steps))
+    while (name := wire.recv()) is not None:
+        times = []
+        for _ in range(STEPS):
+            begin_s = time.perf_counter()
+            steps[name]()
+            times.append(1e3 * (time.perf_counter() - begin_s))
+        wire.send(times)
+
+
+def in_turn(network: str, options: dict[str, Any]) -> dict[str, list[float]]:
+    """'<framework> <step>' -> milliseconds of each step but those of the first round."""
+    spawn = multiprocessing.get_context("spawn")
+    wires, names = {}, []
+    for framework, make in (("jax", jax_steps), ("torch", torch_steps)):
+        wires[framework], theirs = spawn.Pipe()
+        arguments = (theirs, make, network, options)
+        spawn.Process(target=_serve, args=arguments, daemon=True).start()
+        names += [(framework, step) for step in wires[framework].recv()]
+    names.sort(key=lambda pair: pair[1])  # all that trains, then all that infers
+    found: dict[str, list[float]] = {f"{framework} {step}": [] for framework, step in names}
+    for turn in range(ROUNDS):
+        for framework, step in names:
+            wires[framework].send(step)
+            times = wires[framework].recv()
+            found[f"{framework} {step}"] += times if turn else []
+    for wire in wires.values():
+        wire.send(None)
+    return found
+
+
+def _compared(name: str) -> Callable[[int, Path, str], dict[str, Any]]:
+    def arm(seed: int, workdir: Path, data: str) -> dict[str, Any]:
+        import torch
+
+        found = in_turn(*NETWORKS[name])
+        median = {what: float(np.median(times)) for what, times in found.items()}
+        row: dict[str, Any] = {"batch": {"train": BATCH, "infer": 1}}
+        row["shape"] = [HEIGHT_PX, WIDTH_PX]
+        for kind in ("train", "infer"):
+            theirs = {k: v for k, v in median.items() if k.startswith(f"torch {kind}")}
+            fastest = min(theirs, key=theirs.get)
+            row[f"ratio_{kind}_{name}"] = round(median[f"jax {kind}"] / theirs[fastest], 3)
+            row[f"fastest_{kind}"] = fastest
+        row["median_ms"] = {what: round(value, 2) for what, value in median.items()}
+        row["least_ms"] = {what: round(min(times), 2) for what, times in found.items()}
+        row["steps"] = (ROUNDS - 1) * STEPS
+        return row | {"torch": torch.__version__}
+
+    return arm
+
+
+ARMS = {name: _compared(name) for name in NETWORKS}
