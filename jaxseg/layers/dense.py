@@ -6,6 +6,7 @@ the gradient of the input as a convolution with the turned kernel, that of the k
 blocks of rows that stay in cache. Other backends keep XLA's own.
 """
 
+import functools
 import math
 
 import jax
@@ -15,11 +16,11 @@ from jax import lax
 from jaxseg.layers.padding import pad_widths
 from jaxseg.types import Array
 
-BLOCK = 96 * 1024
-"""Numbers per block of the kernel's gradient (both operands of a product): they stay in the second-level cache."""
+CELLS = 512
+"""Cells of `dy` per block of the kernel's gradient, about: enough for a product, few enough for the cache."""
 
 LANES = 64
-"""Least columns of a product; taps of maps with fewer channels are put side by side."""
+"""Channels from which on a tap of the kernel has a product of its own; below, all taps share one."""
 
 
 def dense_conv2d(
@@ -92,12 +93,10 @@ def _input_gradient(kernel, dy, shape, stride, dilation, pads):
 
 
 def _kernel_gradient(x, dy, shape, stride, dilation, pads):
-    """For blocks of rows, products of `dy`, transposed, with the cells of `x` that each tap of the kernel saw."""
-    (batch, rows, columns, out), (kh, kw, channels, _) = dy.shape, shape
-    taps = [(i * dilation, j * dilation) for i in range(kh) for j in range(kw)]
-    share = min(len(taps), math.ceil(LANES / channels))  # taps per product
-    groups = [taps[i : i + share] for i in range(0, len(taps), share)]
-    height = max(1, min(rows, BLOCK // (columns * (share * channels + out))))
+    """Sum of `_products` over blocks of rows of each image, or over all at once where that is little."""
+    (batch, rows, columns, _), (kh, kw) = dy.shape, shape[:2]
+    whole = batch * rows * columns <= 2 * CELLS
+    height = rows if whole else max(1, min(rows, CELLS // columns))
     blocks = math.ceil(rows / height)
     span = (height - 1) * stride + dilation * (kh - 1) + 1
     # Rows beyond the last block are zeros of `dy`, so what they meet adds nothing.
@@ -109,29 +108,47 @@ def _kernel_gradient(x, dy, shape, stride, dilation, pads):
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
     dy = jnp.pad(dy, ((0, 0), (0, blocks * height - rows), (0, 0), (0, 0)))
+    products = functools.partial(_products, size=(kh, kw), stride=stride, dilation=dilation)
+    if whole:
+        totals = products(x, dy)
+    else:
 
-    def step(t, totals):
-        image, block = t // blocks, t % blocks
-        d = lax.dynamic_slice(dy, (image, block * height, 0, 0), (1, height, columns, out))
-        seen = lax.dynamic_slice(
-            x, (image, block * height * stride, 0, 0), (1, span, reach[1], channels)
+        def step(t, totals):
+            image, row = t // blocks, t % blocks * height
+            d = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(dy, image, 1), row, height, 1)
+            seen = lax.dynamic_slice_in_dim(
+                lax.dynamic_slice_in_dim(x, image, 1), row * stride, span, 1
+            )
+            return jax.tree.map(jnp.add, totals, products(seen, d))
+
+        block = [
+            jax.ShapeDtypeStruct((1, n, *v.shape[2:]), v.dtype)
+            for n, v in ((span, x), (height, dy))
+        ]
+        zeros = jax.tree.map(
+            lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(products, *block)
         )
-        # The barriers make plain copies: fused with what reads them, they would index cell by cell.
-        d, seen = lax.optimization_barrier((d[0], seen[0]))
-        d = lax.optimization_barrier(d.reshape(-1, out).T)
-
-        def cells(top: int, left: int) -> Array:
-            stop = (top + (height - 1) * stride + 1, left + (columns - 1) * stride + 1, channels)
-            return lax.slice(seen, (top, left, 0), stop, (stride, stride, 1))
-
-        def product(group: list[tuple[int, int]]) -> Array:
-            side = jnp.concatenate([cells(*tap) for tap in group], axis=-1)
-            side = lax.optimization_barrier(side).reshape(height * columns, -1)
-            return jnp.matmul(d, side, preferred_element_type=totals[0].dtype)
-
-        return tuple(total + product(g) for total, g in zip(totals, groups, strict=True))
-
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
-    zeros = tuple(jnp.zeros((out, len(g) * channels), wide) for g in groups)
-    totals = lax.fori_loop(0, batch * blocks, step, zeros)
+        totals = lax.fori_loop(0, batch * blocks, step, zeros)
     return jnp.concatenate(totals, axis=1).T.reshape(shape).astype(dy.dtype)
+
+
+def _products(seen, d, size, stride, dilation) -> list[Array]:
+    """`d`, transposed, times the cells that each tap of the kernel saw; side by side they are [D, kh kw C]."""
+    (_, rows, columns, out), channels = d.shape, seen.shape[-1]
+    taps = [(i * dilation, j * dilation) for i in range(size[0]) for j in range(size[1])]
+    share = 1 if channels >= LANES else len(taps)
+    # The barriers make plain copies: fused with what reads them, they would index cell by cell.
+    d, seen = lax.optimization_barrier((d, seen))
+    d = lax.optimization_barrier(d.reshape(-1, out).T)
+
+    def cells(top: int, left: int) -> Array:
+        stop = (top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1)
+        return seen[:, top : stop[0] : stride, left : stop[1] : stride]
+
+    found = []
+    for i in range(0, len(taps), share):
+        side = jnp.concatenate([cells(*tap) for tap in taps[i : i + share]], axis=-1)
+        side = lax.optimization_barrier(side).reshape(-1, share * channels)
+        wide = jnp.promote_types(d.dtype, jnp.float32)
+        found.append(jnp.matmul(d, side, preferred_element_type=wide))
+    return found

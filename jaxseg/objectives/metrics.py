@@ -7,7 +7,6 @@ absent from labels and predictions alike has no IoU (None) and is left out of th
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,15 +43,15 @@ def class_sums(label: Array, prediction: Array, num_classes: int) -> dict[str, A
     Returns:
         {'hit', 'true', 'predicted'}, each int32 [K].
     """
-    is_true = jax.nn.one_hot(label, num_classes, dtype=jnp.bool_)  # void is all zeros
-    counted = jnp.where(label == IGNORE_LABEL, IGNORE_LABEL, prediction.astype(jnp.int32))
-    is_predicted = jax.nn.one_hot(counted, num_classes, dtype=jnp.bool_)
-    pixels = tuple(range(label.ndim))
-    return {
-        "hit": jnp.sum(is_true & is_predicted, axis=pixels, dtype=jnp.int32),
-        "true": jnp.sum(is_true, axis=pixels, dtype=jnp.int32),
-        "predicted": jnp.sum(is_predicted, axis=pixels, dtype=jnp.int32),
-    }
+    # Class by class: a one-hot map would be K times the size of the labels, and is written out on CPU.
+    counted = jnp.where(label == IGNORE_LABEL, IGNORE_LABEL, prediction).astype(label.dtype)
+    hit = jnp.where(counted == label, label, IGNORE_LABEL)
+
+    def each(map_: Array) -> Array:
+        sums = [jnp.sum(map_ == k, dtype=jnp.int32) for k in range(num_classes)]
+        return jnp.stack(sums)
+
+    return {"hit": each(hit), "true": each(label), "predicted": each(counted)}
 
 
 def scores(hit: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
