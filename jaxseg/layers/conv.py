@@ -12,6 +12,7 @@ from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import batch_norm
 from jaxseg.layers.padding import pad_widths
+from jaxseg.layers.xla import xla_conv
 from jaxseg.types import Array
 
 ConvOp = Callable[..., Array]
@@ -52,15 +53,8 @@ def conv2d(
         return _pointwise(x, kernel, stride)
     if groups == 1:
         return dense_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    pads = pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding)
+    return xla_conv(x, kernel, stride, dilation, pads, groups)
 
 
 def _pointwise(x: Array, kernel: Array, stride: int) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.layers.padding import pad_widths
+from jaxseg.layers.xla import xla_conv
 from jaxseg.types import Array
 
 CELLS = 512
@@ -41,27 +42,18 @@ def dense_conv2d(
     return _dense(x, kernel, stride, dilation, tuple(pads))
 
 
-def _xla(x, kernel, stride, dilation, pads):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=pads,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-_dense = jax.custom_vjp(_xla, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dense(x, kernel, stride, dilation, pads):
+    return xla_conv(x, kernel, stride, dilation, pads)
 
 
 def _forward(x, kernel, stride, dilation, pads):
-    return _xla(x, kernel, stride, dilation, pads), (x, kernel)
+    return xla_conv(x, kernel, stride, dilation, pads), (x, kernel)
 
 
 def _backward(stride, dilation, pads, saved, dy):
     def by_xla(x, kernel, dy):
-        return jax.vjp(lambda x, k: _xla(x, k, stride, dilation, pads), x, kernel)[1](dy)
+        return jax.vjp(lambda x, k: xla_conv(x, k, stride, dilation, pads), x, kernel)[1](dy)
 
     def by_products(x, kernel, dy):
         dx = _input_gradient(kernel, dy, x.shape, stride, dilation, pads)

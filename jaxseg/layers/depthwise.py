@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.layers.padding import pad_widths
+from jaxseg.layers.xla import xla_conv
 from jaxseg.types import Array
 
 SEGMENT = 16
@@ -69,15 +70,7 @@ _depthwise.defvjp(_forward, _backward)
 
 
 def _xla(x, kernel, *, stride, dilation, pads):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=pads,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+    return xla_conv(x, kernel, stride, dilation, pads, groups=x.shape[-1])
 
 
 def _padded(x: Array, pads) -> Array:
