@@ -22,6 +22,9 @@ SCHEMA = 1
 COMPUTE = ("float32", "bfloat16")
 """Formats of activations; parameters, statistics and logits are always float32."""
 
+BATCH, FOLDED = NORMS = ("batch", "folded")
+"""What becomes of the batch norms: they are there, or written into the convolutions before them."""
+
 IMAGE = "image"
 """What a head calls the normalised image among its inputs; it has 3 channels and stride 1."""
 
@@ -79,17 +82,23 @@ class HeadArch:
 
 @dataclass(frozen=True)
 class NumbersArch:
-    """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...)."""
+    """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...).
+
+    norm: 'batch', or 'folded': every layer with batch norm has a bias instead (inference, see `models.folding`).
+    """
 
     compute: str = "float32"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
+    norm: str = BATCH
 
     def __post_init__(self):
         object.__setattr__(self, "norm_eps", float(self.norm_eps))
         object.__setattr__(self, "norm_momentum", float(self.norm_momentum))
         if self.compute not in COMPUTE:
             raise unknown_name("compute format", self.compute, COMPUTE)
+        if self.norm not in NORMS:
+            raise unknown_name("kind of norm", self.norm, NORMS)
 
 
 @dataclass(frozen=True)
@@ -245,6 +254,14 @@ class BlockSpec:
     dropout: float = 0.0
     pool: tuple[int, int] | None = None
 
+    def folded(self) -> "BlockSpec":
+        """The same block with a bias wherever it had a batch norm."""
+        layers = (
+            dataclasses.replace(layer, bias=True, norm=False) if layer.norm else layer
+            for layer in self.layers
+        )
+        return dataclasses.replace(self, layers=tuple(layers))
+
     def has(self, name: str) -> bool:
         """Whether there is a layer `name`."""
         return any(layer.name == name for layer in self.layers)
@@ -338,6 +355,22 @@ def _cells(out_stride: int, height_px: int, width_px: int) -> int:
     if out_stride == 0:
         return 1
     return -(-height_px // out_stride) * -(-width_px // out_stride)
+
+
+def layer_cost(
+    layer: LayerSpec, batch: int, height_px: int, width_px: int, itemsize: int
+) -> tuple[int, int]:
+    """(MACs, bytes) of one layer on a batch: the two numbers of its place under the roofline.
+
+    The bytes are the least that any program moves: input, kernel and output once each, in numbers of `itemsize` bytes.
+    """
+    before = layer.out_stride // layer.stride  # 0, global, stays 0
+    cells_in, cells_out = (
+        batch * _cells(stride, height_px, width_px) for stride in (before, layer.out_stride)
+    )
+    counts = _layer_counts(layer, cells_out)
+    values = cells_in * layer.in_channels + cells_out * layer.out_channels + counts.params
+    return counts.macs, values * itemsize
 
 
 def _layer_counts(layer: LayerSpec, cells: int) -> Counts:

@@ -11,8 +11,10 @@ from jaxseg import build, cli, runtime
 from jaxseg.data import datasets
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
-from jaxseg.inference.latency import measure
+from jaxseg.inference.latency import measure, prepare
+from jaxseg.inference.layer_times import layer_times, roofline_table
 from jaxseg.inference.predictor import model_folder
+from jaxseg.inference.roofline import peaks
 from jaxseg.models import zoo
 
 COMMAND = cli.Command(
@@ -25,6 +27,7 @@ COMMAND = cli.Command(
         cli.Flag("height", "input height in pixels; default: the training crop's"),
         cli.Flag("width", "input width in pixels; default: the training crop's"),
         cli.Flag("rounds", "timed calls", default="50"),
+        cli.Flag("layers", "also the time of each layer beside the roofline", switch=True),
         cli.Flag("output", "where to write; default: W/bench.json, or ./bench.json with --config"),
     ),
     config_help="replaces a value of the config",
@@ -47,17 +50,20 @@ def main(argv: Sequence[str]) -> None:
         variables = zoo.init(arch, jax.random.PRNGKey(config.seed))
         mean, std, folder = tuple(config.data.mean), tuple(config.data.std), Path(".")
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
-    result = measure(
-        arch,
-        variables,
-        mean,
-        std,
-        batch=batch,
-        height_px=cli.whole(args, "height", config.data.height_px),
-        width_px=cli.whole(args, "width", config.data.width_px),
-        rounds=rounds,
+    shape = (
+        batch,
+        cli.whole(args, "height", config.data.height_px),
+        cli.whole(args, "width", config.data.width_px),
     )
-    record = {"schema": 1, **result, "jax": jax.__version__, **runtime.provenance()}
+    ready = prepare(arch, variables, mean, std, shape)
+    dtype = arch.numbers.compute
+    record = {"schema": 1, "dtype": dtype, **measure(ready, rounds)}
+    record |= {"jax": jax.__version__, **runtime.provenance()}
+    if args["layers"]:
+        best = peaks(dtype)
+        rows = layer_times(ready, dtype)
+        record |= {"peaks": best._asdict(), "layers": [row._asdict() for row in rows]}
+        print(roofline_table(rows, best))
     path = Path(args["output"]) if args["output"] else folder / "bench.json"
     try:
         path.write_text(json.dumps(record, indent=2) + "\n")

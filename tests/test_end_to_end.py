@@ -13,7 +13,9 @@ import jaxseg
 from jaxseg import bench, cli, evaluate, export, predict, train
 from jaxseg.data import __main__ as data
 from jaxseg.errors import UserError
+from jaxseg.inference import artifact
 from jaxseg.inference.exported import exported
+from jaxseg.models import zoo
 from tests.fakes import FakeSplit
 
 
@@ -244,6 +246,20 @@ def test_bench_writes_what_the_design_fixes(workdir):
     )
     assert set(keys.split()) <= set(record)
     assert record["shape"] == [32, 32] and record["macs"] > 0
+
+
+def test_bench_tells_the_time_of_each_layer(workdir, tmp_path, capsys):
+    ok(bench.main, f"--workdir={workdir}", "--rounds=3", "--layers", f"--output={tmp_path}/b.json")
+    record = json.loads((tmp_path / "b.json").read_text())
+    rows = {(row["block"], row["layer"]): row for row in record["layers"]}
+    first = rows["block_00", "conv1"]
+    assert first["ms"] > 0 and sum(row["macs"] for row in rows.values()) == record["macs"]
+    arch = artifact.load_model(workdir / "model")[0]
+    expected = {(b.name, layer.name) for b in zoo.blocks(arch) for layer in b.layers}
+    assert {place for place in rows if "-" not in place} == {
+        place for place in expected if not place[0].startswith("aux")
+    }
+    assert "floor" in capsys.readouterr().out
 
 
 def test_the_python_api(workdir):

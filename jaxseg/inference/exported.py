@@ -14,7 +14,7 @@ import numpy as np
 from jax import export
 
 from jaxseg.errors import UserError
-from jaxseg.inference.predictor import Model, make_predict
+from jaxseg.inference.predictor import Model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -29,10 +29,10 @@ def exported(
         height_px, width_px: of the images.
         platforms: some of `PLATFORMS`.
     """
-    predict = make_predict(model.arch, model.card.mean, model.card.std, model.mode)
+    predict, variables = model.deployed
     (batch,) = export.symbolic_shape("batch")
     image = jax.ShapeDtypeStruct((batch, height_px, width_px, 3), np.uint8)
-    answer = jax.jit(lambda image: predict(model.variables, image))
+    answer = jax.jit(lambda image: predict(variables, image))
     return export.export(answer, platforms=platforms)(image)
 
 

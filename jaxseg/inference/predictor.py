@@ -1,6 +1,5 @@
 """From uint8 images to uint8 label maps: `model = jaxseg.load(folder); labels = model(image)`."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +14,11 @@ from jaxseg.arch import Arch
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card, load_model
 from jaxseg.inference.augmented import PLAIN, Mode, augmented
+from jaxseg.inference.labelling import labels_at
 from jaxseg.layers.normalise import normalise
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
+from jaxseg.models.folding import fold
 from jaxseg.objectives import losses
 from jaxseg.types import Array, Batch
 
@@ -30,39 +31,47 @@ def make_predict(
 ) -> Predict:
     """Compiled (variables, image uint8 [B, H, W, 3]) -> label map uint8 [B, H, W].
 
-    Normalisation, resizing of the logits, averaging over what `mode` asks for and arg-max are inside, so that only
-    bytes cross to the device and back. One compilation per shape.
+    Normalisation, upsampling, averaging over what `mode` asks for and arg-max are inside, so that only bytes cross to
+    the device and back. One compilation per shape.
     """
-    logits_of = _logits(arch, mean, std, mode)
-    return jax.jit(lambda variables, image: _labels(logits_of(variables, image)))
+    coarse, fine = _scores(arch, mean, std, mode)
+    # Averages are over the upsampled scores; without any, most pixels need none.
+    scores = coarse if mode == PLAIN else fine
+    return jax.jit(lambda variables, image: labels_at(scores(variables, image), image.shape[1:3]))
 
 
 def make_score(
     arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode = PLAIN
 ) -> Score:
     """Compiled (variables, batch) -> (label map uint8 [B, H, W], cross-entropy sum, pixel count)."""
-    logits_of = _logits(arch, mean, std, mode)
+    _, fine = _scores(arch, mean, std, mode)
 
     def score(variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
-        logits = logits_of(variables, batch["image"])
-        total, count = losses.cross_entropy(logits, batch["label"], batch["weight"])
-        return _labels(logits), total, count
+        image, label = batch["image"], batch["label"]
+        scores = fine(variables, image)
+        total, count = losses.cross_entropy(scores, label, batch["weight"])
+        return labels_at(scores, image.shape[1:3]), total, count
 
     return jax.jit(score)
 
 
-def _logits(arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode) -> Predict:
+def _scores(
+    arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode
+) -> tuple[Predict, Predict]:
+    """(variables, image) -> logits at the network's own resolution; and what `mode` makes of them at the image's."""
     module = zoo.module(arch)
 
-    def plain(variables: Any, image: Array) -> Array:
+    def coarse(variables: Any, image: Array) -> Array:
         x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
-        return resize_bilinear(module.apply(variables, x).logits, image.shape[1:3])
+        return module.apply(variables, x).logits
 
-    return lambda variables, image: augmented(functools.partial(plain, variables), mode)(image)
+    def fine(variables: Any, image: Array) -> Array:
+        def plain(image: Array) -> Array:
+            return resize_bilinear(coarse(variables, image), image.shape[1:3])
 
+        return augmented(plain, mode)(image)
 
-def _labels(logits: Array) -> Array:
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    return coarse, fine
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,11 @@ class Model:
         return cls(*load_model(model_folder(Path(folder), checkpoint)), mode)
 
     @cached_property
-    def _on_device(self) -> Any:
-        return jax.device_put(self.variables)
-
-    @cached_property
-    def _predict(self) -> Predict:
-        return make_predict(self.arch, self.card.mean, self.card.std, self.mode)
+    def deployed(self) -> tuple[Predict, Any]:
+        """(predict, its variables on the device), batch norm folded."""
+        arch, variables = fold(self.arch, self.variables)
+        predict = make_predict(arch, self.card.mean, self.card.std, self.mode)
+        return predict, jax.device_put(variables)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Label map(s) at the image's own resolution.
@@ -118,7 +126,8 @@ class Model:
                 expected="uint8 [H, W, 3] or [B, H, W, 3], RGB",
             )
         batch = image if image.ndim == 4 else image[None]
-        labels = np.asarray(self._predict(self._on_device, batch))
+        predict, variables = self.deployed
+        labels = np.asarray(predict(variables, batch))
         return labels if image.ndim == 4 else labels[0]
 
 

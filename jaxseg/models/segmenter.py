@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
+from jaxseg.arch import FOLDED, IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
 from jaxseg.models.backbones import inverted, resnet, vgg
@@ -44,9 +44,10 @@ def blocks(arch: Arch) -> tuple[BlockSpec, ...]:
     named = [("head", "head", arch.head)]
     named += [(f"aux_{i}", "aux", head) for i, head in enumerate(arch.aux)]
     named += [(f"exit_{i}", "exit", head) for i, head in enumerate(arch.exits)]
-    return backbone + tuple(
+    specs = backbone + tuple(
         heads.head_spec(name, role, head, taps, arch.num_classes) for name, role, head in named
     )
+    return tuple(s.folded() for s in specs) if arch.numbers.norm == FOLDED else specs
 
 
 class Segmenter(nn.Module):
