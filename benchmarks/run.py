@@ -19,7 +19,16 @@ from typing import Any
 from jaxseg import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = ("toy_street", "camvid", "camvid_effnetlite0", "torch_twin", "torch_peer")
+EXPERIMENTS = (
+    "toy_street",
+    "camvid",
+    "camvid_effnetlite0",
+    "torch_twin",
+    "torch_peer",
+    "conv_gradient",
+    "input_share",
+    "start",
+)
 
 
 def main() -> int:

@@ -1,22 +1,19 @@
 """A training step and an inference, by jaxseg and by plain torch, in turn on the same machine.
 
-Each framework runs in a process of its own, so that neither's threads wait inside the other's time; the two are asked
-in turn, a few steps at a time, and a ratio is one of medians. `make parity` installs torch. The networks are those
-that the tests of parity hold equal.
+`make parity` installs torch. The networks are those that the tests of parity hold equal.
 
 Training: uint8 images and labels in memory -> normalisation, network, logits at the size of the image, cross-entropy,
 gradients, SGD with momentum; float32, batch 4, 480x360 px. Inference: uint8 image on the host -> uint8 label map on
 the host, batch 1; torch in every layout and dtype given here, the fastest is taken.
 """
 
-import multiprocessing
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.in_turn import Step, in_turn
 
 CLAIM = (
     "On the same CPU cores a training step of jaxseg takes no longer than 1.2 of one of plain torch, and an inference "
@@ -30,10 +27,6 @@ NETWORKS = {
 BATCH, HEIGHT_PX, WIDTH_PX, CLASSES = 4, 360, 480, 11
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RATE, MOMENTUM = 1e-3, 0.9
-ROUNDS, STEPS = 6, 3
-"""How often each is asked, and for how many steps; the first round warms up."""
-
-Step = Callable[[], None]
 
 
 def example(batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +47,7 @@ def jax_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
 
     from jaxseg.inference.predictor import make_predict
     from jaxseg.models import zoo
+    from jaxseg.models.folding import fold
     from jaxseg.training import state as states
     from jaxseg.training.loss import Loss
     from jaxseg.training.optim import Optim
@@ -68,8 +62,8 @@ def jax_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
     image, label = example(BATCH)
     batch = {"image": image, "label": label, "weight": np.ones(BATCH, np.float32)}
     held = {"state": states.create(arch, phase, 0, ema=False)}
-    predict = make_predict(arch, MEAN, STD)
-    variables = jax.device_put(zoo.init(arch, jax.random.PRNGKey(0)))
+    deployed, variables = fold(arch, zoo.init(arch, jax.random.PRNGKey(0)))
+    predict, variables = make_predict(deployed, MEAN, STD), jax.device_put(variables)
 
     def train() -> None:
         held["state"], sums = step(held["state"], batch)
@@ -139,48 +133,14 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
     }
 
 
-# --- In turn ---
-
-
-def _serve(wire: Connection, make: Callable, network: str, options: dict[str, Any]) -> None:
-    """A process: answers the name of a step with the milliseconds that `STEPS` of it took."""
-    steps = make(network, options)
-    wire.send(list(steps))
-    while (name := wire.recv()) is not None:
-        times = []
-        for _ in range(STEPS):
-            begin_s = time.perf_counter()
-            steps[name]()
-            times.append(1e3 * (time.perf_counter() - begin_s))
-        wire.send(times)
-
-
-def in_turn(network: str, options: dict[str, Any]) -> dict[str, list[float]]:
-    """'<framework> <step>' -> milliseconds of each step but those of the first round."""
-    spawn = multiprocessing.get_context("spawn")
-    wires, names = {}, []
-    for framework, make in (("jax", jax_steps), ("torch", torch_steps)):
-        wires[framework], theirs = spawn.Pipe()
-        arguments = (theirs, make, network, options)
-        spawn.Process(target=_serve, args=arguments, daemon=True).start()
-        names += [(framework, step) for step in wires[framework].recv()]
-    names.sort(key=lambda pair: pair[1])  # all that trains, then all that infers
-    found: dict[str, list[float]] = {f"{framework} {step}": [] for framework, step in names}
-    for turn in range(ROUNDS):
-        for framework, step in names:
-            wires[framework].send(step)
-            times = wires[framework].recv()
-            found[f"{framework} {step}"] += times if turn else []
-    for wire in wires.values():
-        wire.send(None)
-    return found
+# --- Both ---
 
 
 def _compared(name: str) -> Callable[[int, Path, str], dict[str, Any]]:
     def arm(seed: int, workdir: Path, data: str) -> dict[str, Any]:
         import torch
 
-        found = in_turn(*NETWORKS[name])
+        found = in_turn({"jax": jax_steps, "torch": torch_steps}, NETWORKS[name])
         median = {what: float(np.median(times)) for what, times in found.items()}
         row: dict[str, Any] = {"batch": {"train": BATCH, "infer": 1}}
         row["shape"] = [HEIGHT_PX, WIDTH_PX]
@@ -191,7 +151,7 @@ def _compared(name: str) -> Callable[[int, Path, str], dict[str, Any]]:
             row[f"fastest_{kind}"] = fastest
         row["median_ms"] = {what: round(value, 2) for what, value in median.items()}
         row["least_ms"] = {what: round(min(times), 2) for what, times in found.items()}
-        row["steps"] = (ROUNDS - 1) * STEPS
+        row["steps"] = len(next(iter(found.values())))
         return row | {"torch": torch.__version__}
 
     return arm
