@@ -36,6 +36,7 @@ def in_turn(
     for framework, make in makers.items():
         wires[framework], theirs = spawn.Pipe()
         spawn.Process(target=_serve, args=(theirs, make, arguments, steps), daemon=True).start()
+        theirs.close()  # so that a process that fails is an EOFError here, not a wait for ever
         names += [(framework, step) for step in wires[framework].recv()]
     # What does the same comes together: names begin with what is done.
     names.sort(key=lambda pair: pair[1])

@@ -96,10 +96,17 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
         size = image.shape[1:3]
         return F.interpolate(said.float(), size, mode="bilinear", align_corners=False)
 
-    def trainer(layout: Any) -> Step:
-        net = TWINS[network].make(arch).train().to(memory_format=layout)
+    def made() -> torch.nn.Module:
+        """One that takes images of any size, without an auxiliary head: ours has none either."""
+        net = TWINS[network].make(arch)
         if hasattr(net, "aux_classifier"):
-            net.aux_classifier = None  # ours has none either
+            net.aux_classifier = None
+        if hasattr(net, "requires_divisible_input_shape"):
+            net.requires_divisible_input_shape = False
+        return net
+
+    def trainer(layout: Any) -> Step:
+        net = made().train().to(memory_format=layout)
         optimiser = torch.optim.SGD(net.parameters(), RATE, momentum=MOMENTUM)
 
         def train() -> None:
@@ -113,9 +120,7 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
         return train
 
     def predictor(layout: Any, dtype: torch.dtype) -> Step:
-        net = TWINS[network].make(arch).eval().to(dtype=dtype, memory_format=layout)
-        if hasattr(net, "aux_classifier"):
-            net.aux_classifier = None
+        net = made().eval().to(dtype=dtype, memory_format=layout)
 
         def infer() -> None:
             with torch.inference_mode():
