@@ -8,20 +8,28 @@ blocks of rows that stay in cache. Other backends keep XLA's own.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.xla import xla_conv
 from jaxseg.types import Array
 
-CELLS = 512
-"""Cells of `dy` per block of the kernel's gradient, about: enough for a product, few enough for the cache."""
+FEW = 16
+"""Channels of x below which its cells are too short to be copied one by one: it is turned into planes."""
 
-LANES = 64
-"""Channels from which on a tap of the kernel has a product of its own; below, all taps share one."""
+LEAST, MOST = 128, 1024
+"""Cells of dy per block of rows: enough for a product, few enough for the cache."""
+
+ASIDE = 2
+"""Blocks of rows per turn of the loop."""
+
+PLANE = 480
+"""Cells of dy per block of planes."""
 
 
 def dense_conv2d(
@@ -85,62 +93,125 @@ def _input_gradient(kernel, dy, shape, stride, dilation, pads):
 
 
 def _kernel_gradient(x, dy, shape, stride, dilation, pads):
-    """Sum of `_products` over blocks of rows of each image, or over all at once where that is little."""
-    (batch, rows, columns, _), (kh, kw) = dy.shape, shape[:2]
-    whole = batch * rows * columns <= 2 * CELLS
-    height = rows if whole else max(1, min(rows, CELLS // columns))
-    blocks = math.ceil(rows / height)
-    span = (height - 1) * stride + dilation * (kh - 1) + 1
-    # Rows beyond the last block are zeros of `dy`, so what they meet adds nothing.
-    reach = [
-        (n - 1) * stride + dilation * (k - 1) + 1 for n, k in ((blocks * height, kh), (columns, kw))
-    ]
+    few = x.shape[-1] < FEW
+    return (_from_planes if few else _from_rows)(x, dy, shape, stride, dilation, pads)
+
+
+class _Phase(NamedTuple):
+    """The rows of x that some rows of the kernel see: every stride-th one from `first`.
+
+    first: the first row of x.
+    taps:  (row of the kernel, the row of dy that meets row `first`; it may lie outside).
+    rows:  how many of these rows x has.
+    """
+
+    first: int
+    taps: tuple[tuple[int, int], ...]
+    rows: int
+
+
+def _phases(height: int, size: int, stride: int, dilation: int, before: int) -> list[_Phase]:
+    found = []
+    for phase in range(stride):
+        taps = [i for i in range(size) if i * dilation % stride == phase]
+        if taps:
+            skipped = max(0, -(-(before - phase) // stride))  # rows that are padding
+            first = stride * skipped + phase - before
+            meets = tuple((i, skipped - i * dilation // stride) for i in taps)
+            found.append(_Phase(first, meets, max(0, -(-(height - first) // stride))))
+    return found
+
+
+def _from_rows(x, dy, shape, stride, dilation, pads):
+    """Products of blocks of rows: x as all columns of the kernel see it, times dy as all its rows meet it.
+
+    A row of x meets one row of dy per row of the kernel, and a column one per column, so a product of
+    [rows of the kernel * D, cells] and [cells, columns of the kernel * C] does all taps, and both of its sides are
+    only a few times the maps, not rows times columns of them.
+    """
+    (batch, rows, columns, out), (kh, kw), channels = dy.shape, shape[:2], x.shape[-1]
+    phases = _phases(x.shape[1], kh, stride, dilation, pads[0][0])
+    images = max(
+        n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * columns <= MOST)
+    )
+    total = max(phase.rows for phase in phases)
+    block = min(total, max(1, round(LEAST / (images * columns))))
+    side = min(ASIDE, -(-total // block))
+    turns = math.ceil(total / (block * side))
+    meets = [row for phase in phases for _, row in phase.taps]
+    low, last = max(0, -min(meets)), max(meets) + turns * side * block
+    dy = jnp.pad(dy, ((0, 0), (low, max(0, last - rows)), (0, 0), (0, 0)))
+    reach = max(phase.first for phase in phases) + stride * (turns * side * block - 1) + 1
+    wide = (columns - 1) * stride + dilation * (kw - 1) + 1
+    around = [(0, max(0, reach - x.shape[1]), 0)]
+    around += [(pads[1][0], wide - x.shape[2] - pads[1][0], 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+
+    def product(phase: _Phase, image: Array, row: Array) -> Array:
+        start, span = phase.first + row * stride, (block - 1) * stride + 1
+        seen = lax.dynamic_slice(x, (image, start, 0, 0), (images, span, wide, channels))
+        # The barriers make plain copies: fused with what reads them, they would index cell by cell.
+        seen = lax.optimization_barrier(seen[:, ::stride])
+        stop = (columns - 1) * stride + 1
+        seen = [seen[:, :, j * dilation : j * dilation + stop : stride] for j in range(kw)]
+        size = (images, block, columns, out)
+        met = [lax.dynamic_slice(dy, (image, row + at + low, 0, 0), size) for _, at in phase.taps]
+        met = lax.optimization_barrier(met)
+        seen, met = (
+            lax.optimization_barrier(jnp.concatenate(parts, axis=-1)) for parts in (seen, met)
+        )
+        return _times(met.reshape(-1, len(phase.taps) * out), seen.reshape(-1, kw * channels))
+
+    def turn(t: Array, totals: list[Array]) -> list[Array]:
+        image, row = t // turns * images, t % turns * side * block
+        # Independent of each other, so that the copies of one can run beside the product of another.
+        found = [[product(p, image, row + i * block) for p in phases] for i in range(side)]
+        return [sum(parts, start) for start, *parts in zip(totals, *found, strict=True)]
+
+    wide_dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    totals = [jnp.zeros((len(p.taps) * out, kw * channels), wide_dtype) for p in phases]
+    totals = lax.fori_loop(0, batch // images * turns, turn, totals)
+    order = np.argsort([i for phase in phases for i, _ in phase.taps])
+    kernel = jnp.concatenate(totals).reshape(kh, out, kw, channels)[order]
+    return kernel.transpose(0, 2, 3, 1).astype(dy.dtype)
+
+
+def _from_planes(x, dy, shape, stride, dilation, pads):
+    """The same for few channels: x as planes, so that what a tap sees is long rows; every tap has rows of its own."""
+    (batch, rows, columns, out), (kh, kw), channels = dy.shape, shape[:2], x.shape[-1]
+    block = min(rows, max(1, PLANE // columns))
+    turns = math.ceil(rows / block)
+    taps = [divmod(i * dilation, stride) for i in range(max(kh, kw))]  # (cells on, plane)
+    more = [taps[k - 1][0] for k in (kh, kw)]
+    cells = (turns * block + more[0], columns + more[1])
     around = [
-        (low, r - n - low, 0) for r, n, (low, _) in zip(reach, x.shape[1:3], pads, strict=True)
+        (low, n * stride - size - low, 0)
+        for (low, _), n, size in zip(pads, cells, x.shape[1:3], strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-    dy = jnp.pad(dy, ((0, 0), (0, blocks * height - rows), (0, 0), (0, 0)))
-    products = functools.partial(_products, size=(kh, kw), stride=stride, dilation=dilation)
-    if whole:
-        totals = products(x, dy)
-    else:
+    x = lax.optimization_barrier(x).reshape(batch, cells[0], stride, cells[1], stride, channels)
+    x = lax.optimization_barrier(x.transpose(0, 2, 4, 5, 1, 3))
+    dy = jnp.pad(dy, ((0, 0), (0, turns * block - rows), (0, 0), (0, 0)))
 
-        def step(t, totals):
-            image, row = t // blocks, t % blocks * height
-            d = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(dy, image, 1), row, height, 1)
-            seen = lax.dynamic_slice_in_dim(
-                lax.dynamic_slice_in_dim(x, image, 1), row * stride, span, 1
-            )
-            return jax.tree.map(jnp.add, totals, products(seen, d))
-
-        block = [
-            jax.ShapeDtypeStruct((1, n, *v.shape[2:]), v.dtype)
-            for n, v in ((span, x), (height, dy))
+    def turn(t: Array, total: Array) -> Array:
+        image, row = t // turns, t % turns * block
+        size = (1, stride, stride, channels, block + more[0], cells[1])
+        seen = lax.optimization_barrier(lax.dynamic_slice(x, (image, 0, 0, 0, row, 0), size)[0])
+        planes = [
+            seen[p, q, :, down : down + block, on : on + columns]
+            for down, p in taps[:kh]
+            for on, q in taps[:kw]
         ]
-        zeros = jax.tree.map(
-            lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(products, *block)
-        )
-        totals = lax.fori_loop(0, batch * blocks, step, zeros)
-    return jnp.concatenate(totals, axis=1).T.reshape(shape).astype(dy.dtype)
+        planes = lax.optimization_barrier(jnp.concatenate(planes)).reshape(-1, block * columns)
+        met = lax.dynamic_slice(dy, (image, row, 0, 0), (1, block, columns, out))
+        return total + _times(planes.T, lax.optimization_barrier(met).reshape(-1, out))
+
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    total = lax.fori_loop(0, batch * turns, turn, jnp.zeros((kh * kw * channels, out), wide))
+    return total.reshape(shape).astype(dy.dtype)
 
 
-def _products(seen, d, size, stride, dilation) -> list[Array]:
-    """`d`, transposed, times the cells that each tap of the kernel saw; side by side they are [D, kh kw C]."""
-    (_, rows, columns, out), channels = d.shape, seen.shape[-1]
-    taps = [(i * dilation, j * dilation) for i in range(size[0]) for j in range(size[1])]
-    share = 1 if channels >= LANES else len(taps)
-    # The barriers make plain copies: fused with what reads them, they would index cell by cell.
-    d, seen = lax.optimization_barrier((d, seen))
-    d = lax.optimization_barrier(d.reshape(-1, out).T)
-
-    def cells(top: int, left: int) -> Array:
-        stop = (top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1)
-        return seen[:, top : stop[0] : stride, left : stop[1] : stride]
-
-    found = []
-    for i in range(0, len(taps), share):
-        side = jnp.concatenate([cells(*tap) for tap in taps[i : i + share]], axis=-1)
-        side = lax.optimization_barrier(side).reshape(-1, share * channels)
-        wide = jnp.promote_types(d.dtype, jnp.float32)
-        found.append(jnp.matmul(d, side, preferred_element_type=wide))
-    return found
+def _times(a: Array, b: Array) -> Array:
+    """[cells, M] and [cells, N] to [M, N], added up in float32 or more."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=wide)

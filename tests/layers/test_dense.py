@@ -36,14 +36,26 @@ def assert_equal_to_1e_5(mine, theirs):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("cells", [1, 12, dense.CELLS], ids=["rows", "blocks", "whole"])
+BLOCKS = {
+    "rows": {"FEW": 0, "LEAST": 1, "MOST": 1, "ASIDE": 1},
+    "images": {"FEW": 0, "LEAST": 1, "MOST": 1000},
+    "blocks": {"FEW": 0, "LEAST": 12, "MOST": 1, "ASIDE": 3},
+    "whole": {"FEW": 0},
+    "planes": {"FEW": 1000, "PLANE": 1},
+    "blocks of planes": {"FEW": 1000},
+}
+"""How the kernel's gradient is cut."""
+
+
+@pytest.mark.parametrize("cut", BLOCKS)
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize(
     "kernel, stride, dilation", [*itertools.product((3, 5), (1, 2), (1, 2)), (7, 2, 1), (1, 2, 1)]
 )
 @pytest.mark.parametrize("size", [(7, 9), (8, 12)])
-def test_gradients_equal_xlas(size, kernel, stride, dilation, padding, cells, monkeypatch):
-    monkeypatch.setattr(dense, "CELLS", cells)
+def test_gradients_equal_xlas(size, kernel, stride, dilation, padding, cut, monkeypatch):
+    for name, value in BLOCKS[cut].items():
+        monkeypatch.setattr(dense, name, value)
     x, w = example(size, kernel=kernel)
 
     @jax.jit
@@ -59,14 +71,6 @@ def test_gradients_equal_xlas(size, kernel, stride, dilation, padding, cells, mo
 
     theirs, mine = both(x, w)
     assert_equal_to_1e_5(mine, theirs)
-
-
-@pytest.mark.parametrize("channels", [3, 63, 64])
-def test_taps_share_products_where_channels_are_few(channels):
-    x, w = example((6, 8), channels)
-    grad = lambda f: jax.grad(lambda w: jnp.sum(jnp.sin(f(x, w))))(w)  # noqa: E731
-    theirs = grad(functools.partial(by_xla, stride=1, dilation=1, padding="same"))
-    assert_equal_to_1e_5([grad(dense_conv2d)], [theirs])
 
 
 def test_gradients_in_a_loop():
