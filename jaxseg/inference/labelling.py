@@ -9,6 +9,7 @@ from jax import lax
 from jax.export import is_symbolic_dim
 
 from jaxseg.layers.resize import resize_bilinear
+from jaxseg.objectives.metrics import best_class
 from jaxseg.types import Array
 
 LARGE = 2**22
@@ -49,7 +50,7 @@ def labels_at(logits: Array, size: tuple[int, int]) -> Array:
 
 
 def _plain(logits: Array, size: tuple[int, int]) -> Array:
-    return jnp.argmax(resize_bilinear(logits, size), axis=-1).astype(jnp.uint8)
+    return best_class(resize_bilinear(logits, size)).astype(jnp.uint8)
 
 
 def _by_tiles(logits: Array, scale: int) -> Array:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.resize import resize_bilinear
-from jaxseg.objectives import losses, regions
+from jaxseg.objectives import losses, metrics, regions
 from jaxseg.types import Array, Batch, Outputs
 
 
@@ -132,7 +133,7 @@ class Loss:
         for name in sorted(outputs.aux):
             aux = one(resize_bilinear(outputs.aux[name], size))
             totals = {n: totals[n] + self.aux_weight * aux[n] for n in self.names}
-        return totals, jnp.argmax(full, axis=-1)
+        return totals, metrics.best_class(jax.lax.stop_gradient(full))
 
     def pooled(self, totals: dict[str, Array], counts: dict[str, Array]) -> tuple[Array, Array]:
         """The weighted sum of all losses as one (sum, count) pair, with the count of the first of them.
