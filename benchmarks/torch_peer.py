@@ -7,6 +7,7 @@ gradients, SGD with momentum; float32, batch 4, 480x360 px. Inference: uint8 ima
 the host, batch 1; torch in every layout and dtype given here, the fastest is taken.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,21 @@ CLAIM = (
 )
 SEEDS = (0,)
 NETWORKS = {
-    "resnet18": ("fcn_resnet18", {"output_stride": 32}),
-    "effnetlite0": ("deeplabv3plus_separable_efficientnet_lite0", {}),
+    "resnet18": ("fcn_resnet18", {"output_stride": 32}, (360, 480)),
+    # Torch's decoder upsamples by a whole factor, so the height must be a multiple of 16.
+    "effnetlite0": ("deeplabv3plus_separable_efficientnet_lite0", {}, (368, 480)),
 }
-BATCH, HEIGHT_PX, WIDTH_PX, CLASSES = 4, 360, 480, 11
+"""Network, options, height and width in pixels."""
+BATCH, CLASSES = 4, 11
+DTYPES = ("float32", "bfloat16")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RATE, MOMENTUM = 1e-3, 0.9
 
 
-def example(batch: int) -> tuple[np.ndarray, np.ndarray]:
+def example(batch: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels, uint8; a tenth of the labels void."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (batch, HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    image = rng.integers(0, 256, (batch, *size, 3), np.uint8)
     label = rng.integers(0, CLASSES, image.shape[:3]).astype(np.uint8)
     label[rng.uniform(size=label.shape) < 0.1] = 255
     return image, label
@@ -41,7 +45,7 @@ def example(batch: int) -> tuple[np.ndarray, np.ndarray]:
 # --- jaxseg ---
 
 
-def jax_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
+def jax_steps(network: str, options: dict[str, Any], size: tuple[int, int]) -> dict[str, Step]:
     """What is timed of jaxseg."""
     import jax
 
@@ -59,23 +63,28 @@ def jax_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
     phase = Phase(name="main", steps=10**6, make_step=None, plan=None, optim=optim)
     make = supervised(arch, phase, loss=Loss(), mean=MEAN, std=STD)
     step = jax.jit(make, donate_argnums=0)
-    image, label = example(BATCH)
+    image, label = example(BATCH, size)
     batch = {"image": image, "label": label, "weight": np.ones(BATCH, np.float32)}
     held = {"state": states.create(arch, phase, 0, ema=False)}
-    deployed, variables = fold(arch, zoo.init(arch, jax.random.PRNGKey(0)))
-    predict, variables = make_predict(deployed, MEAN, STD), jax.device_put(variables)
+    variables = zoo.init(arch, jax.random.PRNGKey(0))
+
+    def predictor(dtype: str) -> Step:
+        numbers = dataclasses.replace(arch.numbers, compute=dtype)
+        deployed, folded = fold(dataclasses.replace(arch, numbers=numbers), variables)
+        predict, folded = make_predict(deployed, MEAN, STD), jax.device_put(folded)
+        return lambda: np.asarray(predict(folded, image[:1]))
 
     def train() -> None:
         held["state"], sums = step(held["state"], batch)
         jax.block_until_ready(sums)
 
-    return {"train": train, "infer": lambda: np.asarray(predict(variables, image[:1]))}
+    return {"train": train} | {f"infer {dtype}": predictor(dtype) for dtype in DTYPES}
 
 
 # --- torch ---
 
 
-def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
+def torch_steps(network: str, options: dict[str, Any], size: tuple[int, int]) -> dict[str, Step]:
     """What is timed of torch, in every layout and dtype."""
     import torch
     import torch.nn.functional as F
@@ -85,7 +94,7 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
 
     torch.manual_seed(0)
     arch = zoo.named(network, CLASSES, dropout=0.0, **options)
-    image, label = example(BATCH)
+    image, label = example(BATCH, size)
     target = torch.from_numpy(label.astype(np.int64))
     mean, std = (255 * torch.tensor(v).reshape(1, 3, 1, 1) for v in (MEAN, STD))
 
@@ -93,7 +102,6 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
         x = (torch.from_numpy(image).permute(0, 3, 1, 2).float() - mean) / std
         said = net(x.to(dtype=dtype, memory_format=layout))
         said = said["out"] if isinstance(said, dict) else said
-        size = image.shape[1:3]
         return F.interpolate(said.float(), size, mode="bilinear", align_corners=False)
 
     def made() -> torch.nn.Module:
@@ -129,7 +137,7 @@ def torch_steps(network: str, options: dict[str, Any]) -> dict[str, Step]:
         return infer
 
     layouts = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtypes = {name: getattr(torch, name) for name in DTYPES}
     steps = {f"train {n}": trainer(layout) for n, layout in layouts.items()}
     return steps | {
         f"infer {n} {d}": predictor(layout, dtype)
@@ -148,12 +156,17 @@ def _compared(name: str) -> Callable[[int, Path, str], dict[str, Any]]:
         found = in_turn({"jax": jax_steps, "torch": torch_steps}, NETWORKS[name])
         median = {what: float(np.median(times)) for what, times in found.items()}
         row: dict[str, Any] = {"batch": {"train": BATCH, "infer": 1}}
-        row["shape"] = [HEIGHT_PX, WIDTH_PX]
+        row["shape"] = list(NETWORKS[name][2])
         for kind in ("train", "infer"):
-            theirs = {k: v for k, v in median.items() if k.startswith(f"torch {kind}")}
-            fastest = min(theirs, key=theirs.get)
-            row[f"ratio_{kind}_{name}"] = round(median[f"jax {kind}"] / theirs[fastest], 3)
+            fastest = {
+                who: min((k for k in median if k.startswith(f"{who} {kind}")), key=median.get)
+                for who in ("jax", "torch")
+            }
+            ours, theirs = (median[fastest[who]] for who in ("jax", "torch"))
+            row[f"ratio_{kind}_{name}"] = round(ours / theirs, 3)
             row[f"fastest_{kind}"] = fastest
+        float32 = min(median[f"torch infer {layout} float32"] for layout in ("nchw", "nhwc"))
+        row[f"ratio_infer_float32_{name}"] = round(median["jax infer float32"] / float32, 3)
         row["median_ms"] = {what: round(value, 2) for what, value in median.items()}
         row["least_ms"] = {what: round(min(times), 2) for what, times in found.items()}
         row["steps"] = len(next(iter(found.values())))

@@ -61,9 +61,14 @@ def _pointwise(x: Array, kernel: Array, stride: int) -> Array:
     """A 1x1 convolution is a product of matrices, and as such its gradient is quick on CPU.
 
     Gradient of the kernel, [8, 96, 128, 16] to 96 channels, 2 CPU cores: 12 ms so, 178 ms by XLA's convolution;
-    [8, 48, 64, 304] to 256: 38 ms and 628 ms. Forward and the other gradient are no slower.
+    [8, 48, 64, 304] to 256: 38 ms and 628 ms. Forward and the other gradient are no slower. Added up in float32 or
+    more: that is also what CPUs with bfloat16 matrix units want, four times as fast as float32 there.
     """
-    return jax.lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    contract = (((3,), (0,)), ((), ()))
+    cells = x[:, ::stride, ::stride]
+    y = jax.lax.dot_general(cells, kernel[0, 0], contract, preferred_element_type=wide)
+    return y.astype(x.dtype)
 
 
 def kernel_std(spec: LayerSpec) -> float:
