@@ -126,7 +126,7 @@ def _from_rows(x, dy, shape, stride, dilation, pads):
     """Products of blocks of rows: x as all columns of the kernel see it, times dy as all its rows meet it.
 
     A row of x meets one row of dy per row of the kernel, and a column one per column, so a product of
-    [rows of the kernel * D, cells] and [cells, columns of the kernel * C] does all taps, and both of its sides are
+    [columns of the kernel * C, cells] and [cells, rows of the kernel * D] does all taps, and both of its sides are
     only a few times the maps, not rows times columns of them.
     """
     (batch, rows, columns, out), (kh, kw), channels = dy.shape, shape[:2], x.shape[-1]
@@ -160,7 +160,7 @@ def _from_rows(x, dy, shape, stride, dilation, pads):
         seen, met = (
             lax.optimization_barrier(jnp.concatenate(parts, axis=-1)) for parts in (seen, met)
         )
-        return _times(met.reshape(-1, len(phase.taps) * out), seen.reshape(-1, kw * channels))
+        return _times(seen.reshape(-1, kw * channels), met.reshape(-1, len(phase.taps) * out))
 
     def turn(t: Array, totals: list[Array]) -> list[Array]:
         image, row = t // turns * images, t % turns * side * block
@@ -169,11 +169,11 @@ def _from_rows(x, dy, shape, stride, dilation, pads):
         return [sum(parts, start) for start, *parts in zip(totals, *found, strict=True)]
 
     wide_dtype = jnp.promote_types(dy.dtype, jnp.float32)
-    totals = [jnp.zeros((len(p.taps) * out, kw * channels), wide_dtype) for p in phases]
+    totals = [jnp.zeros((kw * channels, len(p.taps) * out), wide_dtype) for p in phases]
     totals = lax.fori_loop(0, batch // images * turns, turn, totals)
     order = np.argsort([i for phase in phases for i, _ in phase.taps])
-    kernel = jnp.concatenate(totals).reshape(kh, out, kw, channels)[order]
-    return kernel.transpose(0, 2, 3, 1).astype(dy.dtype)
+    kernel = jnp.concatenate(totals, axis=1).reshape(kw, channels, kh, out)
+    return kernel.transpose(2, 0, 1, 3)[order].astype(dy.dtype)
 
 
 def _from_planes(x, dy, shape, stride, dilation, pads):
