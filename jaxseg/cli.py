@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg.errors import RunFailed, UserError, unknown_name
+from jaxseg.errors import Interrupted, RunFailed, UserError, unknown_name
 
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -66,7 +66,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     """Calls `main(arguments)` and returns the exit status.
 
     0 success, 2 a user's mistake (one line on stderr), 1 a failure (one line where it is a known kind, a
-    traceback where it is a bug), 130 interrupted.
+    traceback where it is a bug), 130 by Ctrl-C, 143 by SIGTERM.
     """
     try:
         return main(sys.argv[1:] if argv is None else argv) or OK
@@ -76,8 +76,11 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+    except KeyboardInterrupt:  # outside a training run: nothing to save
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception:
         traceback.print_exc()

@@ -109,6 +109,7 @@ def get_config() -> ConfigDict:
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update
+            "max_skipped": 10,  # updates in a row without a finite loss and gradient, then the run stops
             "parallel": {"mode": "jit"},  # jit | pmap
             "phases": {"order": ("main",), "main": phase(1000)},
             "eval": {

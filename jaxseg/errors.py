@@ -1,6 +1,6 @@
 """What can go wrong: a user's mistake is one line that says what, got, expected and what to do.
 
-`cli.py` turns it into exit status 2, and a failed run into status 1.
+`cli.py` turns it into exit status 2, a failed run into status 1, an interrupted one into 128 + the signal's number.
 """
 
 import difflib
@@ -21,6 +21,14 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that cannot go on through nobody's typing mistake, such as a loss that is no number; status 1."""
+
+
+class Interrupted(RuntimeError):
+    """A run that was told to stop by a signal, after it saved; status 128 + the signal's number, as in a shell."""
+
+    def __init__(self, number: int):
+        super().__init__("interrupted; the same command goes on from the last checkpoint")
+        self.status = 128 + number
 
 
 def unknown_name(what: str, name: object, valid: Iterable[str]) -> UserError:

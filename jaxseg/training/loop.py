@@ -3,16 +3,19 @@
 Evaluation, saving and reporting are handed in as callables, so this file reads as the story of a run.
 """
 
+import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import jax
+import numpy as np
 
 from jaxseg.arch import Arch, train_macs
+from jaxseg.errors import Interrupted, RunFailed
 from jaxseg.models import zoo
 from jaxseg.training import partition
+from jaxseg.training.interrupt import Interrupts
 from jaxseg.training.parallel import Parallel, to_host
 from jaxseg.training.phases import Journal, Phase
 from jaxseg.training.state import TrainState, enter
@@ -64,6 +67,10 @@ def fit(
     save: Callable[[TrainState, Journal, dict[str, Any] | None], None],
     reporter: Reporter,
     every: Every,
+    interrupts: Interrupts,
+    evaluated: Container[int] = (),
+    patience: int = 10,
+    names: Sequence[str] = (),
     max_steps: int = 0,
 ) -> tuple[TrainState, Journal]:
     """Runs the phases from where `journal` stands to the end, or to `max_steps` updates.
@@ -78,13 +85,37 @@ def fit(
         save: (state, journal, scores of this very step or None).
         reporter: told of phases, windows and scores.
         every: cadences.
+        interrupts: asked after every step, and by `evaluate` itself.
+        evaluated: steps of this run whose scores are known; one that is due and missing (the run was stopped in the
+            middle of it) is made up for first.
+        patience: skipped updates in a row after which the run ends, see `training.steps`.
+        names: of the training images, to tell which ones those updates saw.
         max_steps: cut the run short after so many updates; 0 = none. Never rescales a schedule.
 
     Returns:
         The last state and journal; both saved.
+
+    Raises:
+        Interrupted: told to stop; the state of the last step is being saved.
+        RunFailed: too many updates in a row were skipped.
     """
     journal = replace(journal, evidence=list(journal.evidence))
     scores = None
+
+    def score(arch: Arch, state: TrainState) -> dict[str, Any]:
+        """Evaluates and tells; a run that is told to stop meanwhile saves what it has."""
+        try:
+            found = evaluate(arch, state, journal.step)
+        except Interrupted:
+            save(state, journal, None)
+            raise
+        reporter.evaluated(journal.step, found)
+        return found
+
+    due = every.evaluate and journal.step and journal.step % every.evaluate == 0
+    if due and journal.phase_step and journal.step not in evaluated:
+        scores = score(journal.arch, parallel.put_state(state))
+        save(state, journal, scores)
     while journal.phase < len(phases) and not (max_steps and journal.step >= max_steps):
         phase = phases[journal.phase]
         if journal.phase_step == 0:
@@ -98,26 +129,32 @@ def fit(
         last = phase.steps
         if max_steps:
             last = min(last, journal.phase_step + max_steps - journal.step)
-        clock = _Clock(phase.plan.batch_size)
+        clock = _Clock(phase.plan.batch_size, _Skipped(patience, names))
         with open_stream(phase, journal.phase_step, last) as stream:
             while journal.phase_step < last and not phase.is_over(state, journal.phase_step):
                 with clock.waiting():
-                    batch = parallel.put_batch(next(stream))
+                    batch = next(stream)
+                    seen = batch["index"]
+                    batch = parallel.put_batch(batch)
                 state, sums = compiled(state, batch)
                 journal.step += 1
                 journal.phase_step += 1
                 journal.train_macs += step_macs
                 # Read the device one step late and never run ahead of it by more than two steps.
                 clock.ready_to_log(journal, reporter)
-                clock.add(sums, due=every.log and journal.step % every.log == 0, step=journal.step)
+                due = every.log and journal.step % every.log == 0
+                clock.add(sums, seen, due=due, step=journal.step)
                 scores = None
                 if every.evaluate and journal.step % every.evaluate == 0:
                     clock.flush(journal, reporter)
-                    scores = evaluate(arch, state, journal.step)
-                    reporter.evaluated(journal.step, scores)
+                    scores = score(arch, state)
                     clock.restart()
                 if scores is not None or (every.save and journal.step % every.save == 0):
                     save(state, journal, scores)
+                if interrupts:
+                    clock.flush(journal, reporter)
+                    save(state, journal, scores)
+                    interrupts.check()
             clock.flush(journal, reporter)
         if phase.is_over(state, journal.phase_step):
             why = "steps" if journal.phase_step >= phase.steps else "until"
@@ -129,8 +166,7 @@ def fit(
             else:
                 break
     if scores is None:
-        scores = evaluate(journal.arch, state, journal.step)
-        reporter.evaluated(journal.step, scores)
+        scores = score(journal.arch, state)
         save(state, journal, scores)
     return state, journal
 
@@ -153,9 +189,11 @@ def _step_macs(arch: Arch, phase: Phase) -> int:
 class _Clock:
     """Collects sums and times between log lines, fetching from the device one step late."""
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, skipped: "_Skipped"):
         self._batch_size = batch_size
         self._due_step: int | None = None
+        self._pending: collections.deque[tuple[int, Any, Any]] = collections.deque()
+        self._skipped = skipped
         self.restart()
 
     def restart(self) -> None:
@@ -166,10 +204,11 @@ class _Clock:
     def waiting(self) -> "_Waiting":
         return _Waiting(self)
 
-    def add(self, sums: dict[str, Any], *, due: bool, step: int) -> None:
+    def add(self, sums: dict[str, Any], seen: Any, *, due: bool, step: int) -> None:
         self._sums.append(sums)
-        if len(self._sums) > 2:
-            jax.block_until_ready(self._sums[-3])
+        self._pending.append((step, sums["skipped"], seen))
+        if len(self._pending) > 2:
+            self._skipped.add(*self._pending.popleft())
         if due:
             self._due_step = step
 
@@ -179,6 +218,8 @@ class _Clock:
 
     def flush(self, journal: Journal, reporter: Reporter) -> None:
         step, self._due_step = self._due_step or journal.step, None
+        while self._pending:
+            self._skipped.add(*self._pending.popleft())
         if not self._sums:
             return
         sums = to_host(self._sums)
@@ -187,6 +228,37 @@ class _Clock:
         window = Window(sums, images, wall_s, self._wait_s, journal.train_macs)
         self.restart()
         reporter.train(step, window)
+
+
+class _Skipped:
+    """Counts updates in a row that were skipped, and remembers the images that they saw."""
+
+    def __init__(self, patience: int, names: Sequence[str]):
+        self._patience, self._names = patience, names
+        self._row: list[tuple[int, list[int]]] = []
+
+    def add(self, step: int, skipped: Any, seen: Any) -> None:
+        """Waits for the step.
+
+        Raises:
+            RunFailed: as many as `patience` in a row.
+        """
+        if not np.asarray(skipped):
+            self._row = []
+            return
+        self._row.append((step, [int(i) for i in np.ravel(seen)]))
+        if len(self._row) < self._patience:
+            return
+        images = sorted({i for _, batch in self._row for i in batch})
+        called = [self._names[i] if i < len(self._names) else str(i) for i in images]
+        shown = ", ".join(called[:20]) + (
+            f" and {len(called) - 20} more" if len(called) > 20 else ""
+        )
+        raise RunFailed(
+            f"training diverged: loss or gradient was no number in the {len(self._row)} updates from step "
+            f"{self._row[0][0]} to {step}, all skipped; they saw the training images {shown}; look at these, "
+            "lower the learning rate or set optim.clip_norm, then start again in a new --workdir"
+        )
 
 
 class _Waiting:

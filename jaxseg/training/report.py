@@ -8,7 +8,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from jaxseg.arch import Arch
-from jaxseg.errors import RunFailed, UserError
+from jaxseg.errors import UserError
 from jaxseg.inference import pictures
 from jaxseg.objectives.metrics import scores as to_scores
 from jaxseg.training.curves import draw_curves
@@ -40,11 +40,7 @@ class Report:
         self._write("phase", step, {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)})
 
     def train(self, step: int, window: Window) -> None:
-        """One log line.
-
-        Raises:
-            RunFailed: loss or gradient norm is not finite.
-        """
+        """One log line; updates that were skipped are told apart and are in none of its means."""
         sums = {
             key: np.sum([np.asarray(x[key], np.float64) for x in window.sums], axis=0)
             for key in window.sums[0]
@@ -59,18 +55,19 @@ class Report:
                 if key.startswith("loss_sum")
             },
             "miou": to_scores(sums["hit"], sums["true"], sums["predicted"])["miou"],
-            "grad_norm": float(sums["grad_norm_sum"] / sums["steps"]),
-            "learning_rate": float(sums["rate_sum"] / sums["steps"]),
+            "grad_norm": float(sums["grad_norm_sum"] / max(sums["steps"], 1)),
+            "learning_rate": float(sums["rate_sum"] / max(sums["steps"], 1)),
             "images_per_s": window.images / window.wall_s,
             "wait_frac": window.wait_s / window.wall_s,
             "train_macs": window.macs,
         }
-        if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
-            raise RunFailed(
-                f"training diverged near step {step}: loss {values['loss']}, gradient norm "
-                f"{values['grad_norm']}; lower the learning rate or set optim.clip_norm, "
-                "then start again in a new --workdir"
+        if skipped := int(sums["skipped"]):
+            self._write("skipped", step, {"skipped": skipped, "of": len(window.sums)})
+            self._terminal.say(
+                f"step {step}: {skipped} of {len(window.sums)} updates skipped, loss or gradient was no number"
             )
+        if not sums["steps"]:
+            return
         self._write("train", step, values)
         self._terminal.train(step, values, window)
 

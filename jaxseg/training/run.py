@@ -11,6 +11,7 @@ W/run.json         written at the end: what was run, where, how long, and the di
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from jaxseg.inference.evaluation import Album, evaluate
 from jaxseg.inference.predictor import make_score
 from jaxseg.training import state as states
 from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.interrupt import Interrupts
 from jaxseg.training.loop import Every, fit, is_finished
 from jaxseg.training.parallel import Parallel
 from jaxseg.training.phases import Journal, Phase
@@ -63,6 +65,7 @@ class Plan:
     seed: int
     every: Every
     max_steps: int = 0
+    max_skipped: int = 10
     ema: bool = False
     num_workers: int = 0
     prefetch: int = 4
@@ -87,10 +90,15 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
 
     Raises:
         UserError: the folder belongs to another config, or cannot be written.
-        RunFailed: the loss is no longer a number.
+        RunFailed: too many updates in a row were skipped, or a checkpoint cannot be saved.
+        Interrupted: told to stop by a signal, and saved.
     """
+    with Interrupts() as interrupts:
+        return _train(Path(workdir), plan, interrupts)
+
+
+def _train(workdir: Path, plan: Plan, interrupts: Interrupts) -> dict[str, Any]:
     start_s = time.perf_counter()
-    workdir = Path(workdir)
     _claim(workdir, plan.config)
     before = _read_json(workdir / "progress.json")
     checkpoints = Checkpoints(
@@ -103,7 +111,7 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
     began = _read_json(workdir / PRETRAINED) if plan.pretrained else {}
     origin = {"pretrained": {k: began[k] for k in ("name", "sha256")}} if began else {}
     report = Report(workdir, terminal, step=journal.step, tensorboard=plan.tensorboard)
-    evaluator = _Evaluator(plan)
+    evaluator = _Evaluator(plan, interrupts)
     if journal.step:
         _warn_if_elsewhere(before, terminal)
     spent_s = before.get("wall_s", 0.0) if journal.step else 0.0
@@ -143,7 +151,8 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
         )
 
     try:
-        if is_finished(plan.phases, journal, state):
+        evaluated = [x["step"] for x in report.lines if x["kind"] == "eval"]
+        if is_finished(plan.phases, journal, state) and journal.step in evaluated:
             terminal.say(f"already finished at step {journal.step}; nothing to do")
             if told := _read_json(workdir / "run.json"):
                 return told
@@ -158,6 +167,10 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
                 save=save,
                 reporter=report,
                 every=plan.every,
+                interrupts=interrupts,
+                evaluated=evaluated,
+                patience=plan.max_skipped,
+                names=plan.train_split.names,
                 max_steps=plan.max_steps,
             )
         checkpoints.wait()
@@ -186,32 +199,38 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
 def _start_or_resume(
     checkpoints: Checkpoints, plan: Plan, workdir: Path, terminal: Terminal
 ) -> tuple[TrainState, Journal]:
-    """The newest checkpoint's state and journal, or a fresh start.
+    """The newest intact checkpoint's state and journal, or a fresh start.
 
     The journal comes first: its architecture and phase give the template of the state. Pretrained weights are
     read on a fresh start only.
     """
-    journal = checkpoints.latest()
-    if journal is None:
-        values = None
-        if plan.pretrained:
-            values, report = pretrained.values(plan.arch, pretrained.find(plan.pretrained))
-            _write_json(workdir / PRETRAINED, report.to_dict())
-            for line in report.lines():
-                terminal.say(line)
-        state = states.create(plan.arch, plan.phases[0], plan.seed, ema=plan.ema, values=values)
-        return state, Journal(step=0, phase=0, phase_step=0, arch=plan.arch)
-    phase = plan.phases[journal.phase]
-    template = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))
-    template = template.replace(extra=journal.extra_template())
-    return checkpoints.restore(journal, plan.parallel.on_devices(template)), journal
+
+    def template(journal: Journal) -> TrainState:
+        phase = plan.phases[journal.phase]
+        made = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))
+        return plan.parallel.on_devices(made.replace(extra=journal.extra_template()))
+
+    found = checkpoints.newest(template, terminal.say)
+    if found is not None:
+        return found
+    values = None
+    if plan.pretrained:
+        values, report = pretrained.values(plan.arch, pretrained.find(plan.pretrained))
+        _write_json(workdir / PRETRAINED, report.to_dict())
+        for line in report.lines():
+            terminal.say(line)
+    state = states.create(plan.arch, plan.phases[0], plan.seed, ema=plan.ema, values=values)
+    return state, Journal(step=0, phase=0, phase_step=0, arch=plan.arch)
 
 
 class _Evaluator:
-    """(arch, state, step) -> scores on the eval split, compiled once per architecture."""
+    """(arch, state, step) -> scores on the eval split, compiled once per architecture.
 
-    def __init__(self, plan: Plan):
-        self._plan = plan
+    Raises `Interrupted` between two batches if the run has been told to stop.
+    """
+
+    def __init__(self, plan: Plan, interrupts: Interrupts):
+        self._plan, self._interrupts = plan, interrupts
         self._arch: Arch | None = None
         self._batches = EvalPlan(plan.eval_split.sizes_px, plan.eval_batch_size)
 
@@ -225,7 +244,7 @@ class _Evaluator:
             tally = evaluate(
                 self._score,
                 states.inference_variables(state),
-                batches,
+                self._while_wanted(batches),
                 arch.num_classes,
                 watch=album,
             )
@@ -236,6 +255,11 @@ class _Evaluator:
         )
         wall_s = time.perf_counter() - start_s
         return {**tally.scores(), "split": plan.eval_split.name, "wall_s": wall_s, "sheet": sheet}
+
+    def _while_wanted(self, batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._interrupts.check()
+            yield batch
 
 
 def _claim(workdir: Path, config: dict[str, Any]) -> None:

@@ -36,6 +36,10 @@ def supervised(
     Under jit over a mesh the batch is one global array, so sums, counts and batch norm statistics are
     global by themselves (axis_name None). Under pmap `axis_name` makes them so.
 
+    An update whose loss or gradient is no number is skipped: `step` and `phase_step` move on, and with them batches,
+    randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The step's
+    sums are then zero, and `skipped` is 1.
+
     Args:
         arch: architecture in force.
         phase: what is trained, with which optimiser and schedule.
@@ -92,6 +96,8 @@ def supervised(
             add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
             grads, totals, sums = add(grads, part_grads), add(totals, part), add(sums, part_sums)
         grads = pmean(grads)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss.logged(totals, counts)["loss_sum"])
 
         rate = rate_at(state.phase_step)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
@@ -105,15 +111,23 @@ def supervised(
         )
         if state.ema is not None:
             new = new.replace(ema=_average(state.ema, new, phase.trainable, ema_decay))
-        return new, {
+        told = {
             **loss.logged(totals, counts),
-            "grad_norm_sum": optax.tree.norm(grads),
+            "grad_norm_sum": norm,
             "rate_sum": rate,
             "steps": jnp.ones((), jnp.int32),
             **psum(sums),
         }
+        told = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), told)
+        return _only_if(finite, new, state), {**told, "skipped": (~finite).astype(jnp.int32)}
 
     return step
+
+
+def _only_if(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new`, or where the update is to be skipped `old` with its counters moved on."""
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    return kept.replace(step=new.step, phase_step=new.phase_step)
 
 
 def _micro_batches(batch: Batch, parts: int) -> list[Batch]:

@@ -37,6 +37,7 @@ def take(arch, phase, data, *, mode="jit", devices=1, times=2, ema=True):
     step = phase.make_step(arch, phase, axis_name=parallel.axis_name)
     compiled = parallel.compile(step)
     state = parallel.put_state(states.create(arch, phase, 0, ema=ema))
+    sums = {}
     for _ in range(times):
         state, sums = compiled(state, parallel.put_batch(data))
     return jax.device_get(state), jax.device_get(sums)
@@ -55,6 +56,25 @@ def test_two_devices_equal_one_with_uneven_void(mode):
     chex.assert_trees_all_close(one.batch_stats, two.batch_stats, rtol=1e-3, atol=1e-5)
     chex.assert_trees_all_close(one.ema, two.ema, rtol=2e-3, atol=2e-5)
     assert int(two.step) == 2 and int(two.phase_step) == 2
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_update_that_is_no_number_is_skipped(mode, accumulate):
+    arch = small_arch(dropout=0.0)
+    phase = make_phase(arch, ema_decay=0.9, accumulate=accumulate)
+    bad = batch()
+    bad["weight"] = np.array([1, np.nan, 1, 1], np.float32)
+    before, _ = take(arch, phase, bad, mode=mode, devices=2, times=0)
+    after, sums = take(arch, phase, bad, mode=mode, devices=2, times=1)
+    assert (int(after.step), int(after.phase_step), int(sums["skipped"])) == (1, 1, 1)
+    chex.assert_trees_all_equal(
+        after.replace(step=before.step, phase_step=before.phase_step), before
+    )
+    for name, value in sums.items():
+        assert name == "skipped" or not np.any(value), name
+    _, sums = take(arch, phase, batch(), mode=mode, devices=2, times=1)
+    assert int(sums["skipped"]) == 0 and int(sums["steps"]) == 1
 
 
 def test_frozen_parts_keep_every_bit():
