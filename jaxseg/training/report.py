@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError
@@ -29,9 +28,7 @@ class Report:
         self.lines = [x for x in read_log(self._log_path) if x["step"] <= step]
         self._log_path.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
         (folder / "pictures").mkdir(exist_ok=True)
-        self._board = (
-            SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if tensorboard else None
-        )
+        self._board = _board(folder / "tensorboard", step + 1) if tensorboard else None
 
     def phase(self, step: int, phase: Phase, arch: Arch) -> None:
         """A phase begins (or goes on after a resume)."""
@@ -97,6 +94,13 @@ class Report:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _board(folder: Path, purge_step: int) -> Any:
+    """A TensorBoard writer; imported here, since it imports torch where that is installed, for a second or more."""
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
