@@ -149,11 +149,13 @@ def fit(
                     clock.flush(journal, reporter)
                     scores = score(arch, state)
                     clock.restart()
-                if scores is not None or (every.save and journal.step % every.save == 0):
-                    save(state, journal, scores)
-                if interrupts:
+                told = bool(interrupts)  # asked once: a signal from here on is for the next step
+                if told:
                     clock.flush(journal, reporter)
+                due = every.save and journal.step % every.save == 0
+                if told or due or scores is not None:
                     save(state, journal, scores)
+                if told:
                     interrupts.check()
             clock.flush(journal, reporter)
         if phase.is_over(state, journal.phase_step):
