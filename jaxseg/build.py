@@ -186,7 +186,9 @@ def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     """The sections `data` and `eval` that a model was trained with, with overrides applied."""
     # A model may be older than a setting.
     settings = cli.to_plain(defaults.get_config().eval) | card.evaluation
-    config = cli.from_plain({"data": card.data, "eval": settings})
+    # Compiled programs are run from there, so a folder that came from elsewhere does not say where.
+    data = {**card.data, "cache_dir": defaults.get_config().data.cache_dir}
+    config = cli.from_plain({"data": data, "eval": settings})
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
     if config.eval.batch_size < 1:

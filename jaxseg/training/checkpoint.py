@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg.errors import RunFailed, UserError
 from jaxseg.training.phases import Journal
+
+NOT_DAMAGE = re.compile(
+    "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|Permission denied|Input/output error"
+)
+"""In a message: the checkpoint may be whole, and cannot be read here and now."""
+
+MODEL = ("params/", "batch_stats/", "ema/")
+"""Beginnings of the names of leaves that must be numbers."""
 
 
 class Checkpoints:
@@ -53,7 +62,8 @@ class Checkpoints:
         """Starts saving; returns once the state is copied, so that it may be donated at once.
 
         Raises:
-            RunFailed: this checkpoint or the one before cannot be written, such as on a full disk.
+            RunFailed: this checkpoint or the one before cannot be written, such as on a full disk; or the state holds
+                what is no number.
         """
         if journal.step in self._manager.all_steps():
             return
@@ -61,6 +71,7 @@ class Checkpoints:
         # Our own copy: under pmap on CPU orbax was seen to save a state that the next, donating step had
         # already overwritten (tests/training/test_run.py::test_a_pmap_run_trains_and_resumes_exactly).
         state = jax.tree.map(np.array, state)
+        _check_finite(state)
         with self._failing_in_one_line():
             self._manager.save(
                 journal.step,
@@ -79,7 +90,7 @@ class Checkpoints:
         """The state and journal of the newest intact checkpoint, or None if none was ever saved.
 
         One that is damaged (a file missing, cut or changed by a single bit: its seal tells) is said to be, put aside as
-        `damaged_<step>`, and the one before is tried.
+        `damaged_<step>` once an older one is found to be intact.
 
         Args:
             template: journal -> tree of jax.ShapeDtypeStruct with shardings: exactly this structure and these shapes
@@ -87,26 +98,37 @@ class Checkpoints:
             say: told of what was damaged.
 
         Raises:
-            UserError: an intact checkpoint does not fit the template, or none is intact.
+            UserError: an intact checkpoint does not fit the template, or none is intact; nothing is moved.
+            RunFailed: one cannot be read for another reason, such as no memory or no permission.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._open(step, template)
-            except UserError:
+            except (UserError, RunFailed):
                 raise
             except (
                 Exception
             ) as error:  # orbax and tensorstore raise what they like, over a hundred lines
-                why = str(error).strip().splitlines()[0][:120] or type(error).__name__
-                say(f"checkpoint {step} in {self.folder} is damaged ({why}); put aside")
-                (self.folder / str(step)).rename(self._aside(step))
-                self._manager.reload()
+                damaged[step] = _first_line(error)
+                if isinstance(error, MemoryError | PermissionError) or NOT_DAMAGE.search(
+                    str(error)
+                ):
+                    raise RunFailed(
+                        f"cannot read checkpoint {step} in {self.folder}: {damaged[step]}; nothing was changed"
+                    ) from error
                 continue
+            # Nothing is moved before it is known that the run can go on.
+            for bad, why in damaged.items():
+                aside = self._put_aside(bad)
+                say(
+                    f"checkpoint {bad} in {self.folder} is damaged ({why}); put aside as {aside.name}"
+                )
             return found
-        if steps:
+        if damaged:
             raise UserError(
                 f"no checkpoint in {self.folder} is intact",
+                got="; ".join(f"{step}: {why}" for step, why in damaged.items()),
                 do="start again in a new --workdir, or put back a copy of the folder",
             )
         return None
@@ -115,17 +137,21 @@ class Checkpoints:
         """One checkpoint.
 
         Raises:
-            UserError: it is intact and does not fit.
-            Exception: it is damaged.
+            UserError: it is intact and does not fit, or has no seal.
+            Exception: it is damaged, or cannot be read.
         """
-        args = ocp.args.Composite(journal=ocp.args.JsonRestore(), seal=ocp.args.JsonRestore())
-        read = self._manager.restore(step, args=args)
-        seal = read["seal"]
-        if seal["journal"] != _digest_of_json(read["journal"]):
+        if not (self.folder / str(step) / "seal").is_dir():
+            raise UserError(
+                f"checkpoint {step} in {self.folder} has no seal",
+                do="use the jaxseg version that wrote it, or another --workdir",
+            )
+        seal = self._read(step, "seal")
+        if seal.pop("self", None) != _digest_of_json(seal):
+            raise ValueError("the seal differs from what was saved")
+        record = self._read(step, "journal")
+        if seal["journal"] != _digest_of_json(record):
             raise ValueError("the journal differs from what was saved")
-        journal = Journal.from_dict(read["journal"])
-        if journal.step != step:
-            raise ValueError(f"it holds step {journal.step}")
+        journal = Journal.from_dict(record)
         wanted = template(journal)
         self._check_fit(step, seal["leaves"], wanted)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
@@ -134,6 +160,10 @@ class Checkpoints:
             if _digest_of_array(leaf) != seal["leaves"][name][2]:
                 raise ValueError(f"{name} differs from what was saved")
         return state, journal
+
+    def _read(self, step: int, item: str) -> dict[str, Any]:
+        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._manager.restore(step, args=args)[item]
 
     def _check_fit(self, step: int, leaves: dict[str, Any], template: Any) -> None:
         """Orbax itself would cast a dtype without a word."""
@@ -149,23 +179,22 @@ class Checkpoints:
                     do="use another --workdir, or the jaxseg version that wrote it",
                 )
 
-    def _aside(self, step: int) -> Path:
-        """A name that is free."""
-        for number in itertools.count():
-            path = self.folder.parent / f"damaged_{step}{f'_{number}' if number else ''}"
-            if not path.exists():
-                return path
-        raise AssertionError
+    def _put_aside(self, step: int) -> Path:
+        """Moves a checkpoint beside the folder, under a name that is free."""
+        names = (f"damaged_{step}{f'_{n}' if n else ''}" for n in itertools.count())
+        aside = next(p for p in map(self.folder.with_name, names) if not p.exists())
+        (self.folder / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
 
     @contextlib.contextmanager
     def _failing_in_one_line(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            why = str(error).strip().splitlines()[0][:200]
             raise RunFailed(
-                f"cannot save a checkpoint in {self.folder}: {why}; the checkpoints that are there stay, and the same "
-                "command goes on from them"
+                f"cannot save a checkpoint in {self.folder}: {_first_line(error)}; those that are there stay, and the "
+                "same command goes on from them"
             ) from error
 
     def wait(self) -> None:
@@ -189,7 +218,23 @@ def _seal(state: Any, journal: dict[str, Any]) -> dict[str, Any]:
         name: [str(leaf.dtype), list(leaf.shape), _digest_of_array(leaf)]
         for name, leaf in _named_leaves(state)
     }
-    return {"schema": 1, "journal": _digest_of_json(journal), "leaves": leaves}
+    seal = {"schema": 1, "journal": _digest_of_json(journal), "leaves": leaves}
+    return {**seal, "self": _digest_of_json(seal)}
+
+
+def _check_finite(state: Any) -> None:
+    """Raises a RunFailed where a weight, statistic or average is no number: such a state is never saved."""
+    for name, leaf in _named_leaves(state):
+        numbers = np.issubdtype(leaf.dtype, np.floating)
+        if name.startswith(MODEL) and numbers and not np.isfinite(leaf).all():
+            raise RunFailed(
+                f"training diverged: {name} is no number any more, and this state is not saved; lower the learning rate "
+                "or set optim.clip_norm, then start again in a new --workdir"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:160] or type(error).__name__
 
 
 def _digest_of_array(leaf: Any) -> str:

@@ -5,7 +5,7 @@ Evaluation, saving and reporting are handed in as callables, so this file reads 
 
 import collections
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ def fit(
     reporter: Reporter,
     every: Every,
     interrupts: Interrupts,
-    evaluated: Container[int] = (),
+    scored: bool = False,
     patience: int = 10,
     names: Sequence[str] = (),
     max_steps: int = 0,
@@ -86,8 +86,8 @@ def fit(
         reporter: told of phases, windows and scores.
         every: cadences.
         interrupts: asked after every step, and by `evaluate` itself.
-        evaluated: steps of this run whose scores are known; one that is due and missing (the run was stopped in the
-            middle of it) is made up for first.
+        scored: whether this very state has been evaluated. An evaluation that is due and missing, since the run was
+            stopped in the middle of it, is made up for first.
         patience: skipped updates in a row after which the run ends, see `training.steps`.
         names: of the training images, to tell which ones those updates saw.
         max_steps: cut the run short after so many updates; 0 = none. Never rescales a schedule.
@@ -113,7 +113,7 @@ def fit(
         return found
 
     due = every.evaluate and journal.step and journal.step % every.evaluate == 0
-    if due and journal.phase_step and journal.step not in evaluated:
+    if due and journal.phase_step and not scored:
         scores = score(journal.arch, parallel.put_state(state))
         save(state, journal, scores)
     while journal.phase < len(phases) and not (max_steps and journal.step >= max_steps):

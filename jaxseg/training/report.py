@@ -19,13 +19,24 @@ from jaxseg.training.terminal import Terminal
 class Report:
     """The loop's reporter. `log.jsonl` holds one JSON object per line with `kind` and `step`.
 
-    A resumed run drops lines past its checkpoint, so that no step is told twice.
+    A resumed run drops lines past its checkpoint, so that no step is told twice; with `scored` False also scores of
+    that very step, which are to be made again.
     """
 
-    def __init__(self, folder: Path, terminal: Terminal, *, step: int, tensorboard: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        terminal: Terminal,
+        *,
+        step: int,
+        scored: bool = True,
+        tensorboard: bool = True,
+    ):
         self._folder, self._terminal = folder, terminal
         self._log_path = folder / "log.jsonl"
-        self.lines = [x for x in read_log(self._log_path) if x["step"] <= step]
+        last = {"eval": step if scored else step - 1}
+        lines = read_log(self._log_path)
+        self.lines = [x for x in lines if x["step"] <= last.get(x["kind"], step)]
         self._log_path.write_text("".join(json.dumps(x) + "\n" for x in self.lines))
         (folder / "pictures").mkdir(exist_ok=True)
         self._board = _board(folder / "tensorboard", step + 1) if tensorboard else None

@@ -26,7 +26,7 @@ from jaxseg.data.plan import EvalPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError
 from jaxseg.inference import pictures
-from jaxseg.inference.artifact import Card, flatten, save_model
+from jaxseg.inference.artifact import CARD, Card, flatten, save_model
 from jaxseg.inference.evaluation import Album, evaluate
 from jaxseg.inference.predictor import make_score
 from jaxseg.training import state as states
@@ -110,7 +110,10 @@ def _train(workdir: Path, plan: Plan, interrupts: Interrupts) -> dict[str, Any]:
     terminal.say(_headline(plan, journal))
     began = _read_json(workdir / PRETRAINED) if plan.pretrained else {}
     origin = {"pretrained": {k: began[k] for k in ("name", "sha256")}} if began else {}
-    report = Report(workdir, terminal, step=journal.step, tensorboard=plan.tensorboard)
+    scored = _read_json(workdir / "model" / CARD).get("origin", {}).get("step") == journal.step
+    report = Report(
+        workdir, terminal, step=journal.step, scored=scored, tensorboard=plan.tensorboard
+    )
     evaluator = _Evaluator(plan, interrupts)
     if journal.step:
         _warn_if_elsewhere(before, terminal)
@@ -122,19 +125,19 @@ def _train(workdir: Path, plan: Plan, interrupts: Interrupts) -> dict[str, Any]:
 
     def save(state: TrainState, journal: Journal, scores: dict[str, Any] | None) -> None:
         nonlocal best
+        if scores is not None:
+            # Before the checkpoint: a run that has a checkpoint of its last step has its model.
+            told = {**plan.card.origin, **origin, "step": journal.step, "scores": scores}
+            card = replace(plan.card, origin=told)
+            variables = jax.device_get(states.inference_variables(state))
+            if scores["miou"] is not None and scores["miou"] > best:
+                best = scores["miou"]
+                save_model(workdir / "model_best", journal.arch, variables, card)
+            save_model(workdir / "model", journal.arch, variables, card)
         checkpoints.save(state, journal, scores)
         wall_s = spent_s + time.perf_counter() - start_s
         progress = {"step": journal.step, "wall_s": wall_s, **runtime.provenance()}
         _write_json(workdir / "progress.json", progress)
-        if scores is None:
-            return
-        told = {**plan.card.origin, **origin, "step": journal.step, "scores": scores}
-        card = replace(plan.card, origin=told)
-        variables = jax.device_get(states.inference_variables(state))
-        save_model(workdir / "model", journal.arch, variables, card)
-        if scores["miou"] is not None and scores["miou"] > best:
-            best = scores["miou"]
-            save_model(workdir / "model_best", journal.arch, variables, card)
 
     def open_stream(phase: Phase, first: int, last: int) -> Any:
         return train_stream(
@@ -151,8 +154,7 @@ def _train(workdir: Path, plan: Plan, interrupts: Interrupts) -> dict[str, Any]:
         )
 
     try:
-        evaluated = [x["step"] for x in report.lines if x["kind"] == "eval"]
-        if is_finished(plan.phases, journal, state) and journal.step in evaluated:
+        if is_finished(plan.phases, journal, state) and scored:
             terminal.say(f"already finished at step {journal.step}; nothing to do")
             if told := _read_json(workdir / "run.json"):
                 return told
@@ -168,7 +170,7 @@ def _train(workdir: Path, plan: Plan, interrupts: Interrupts) -> dict[str, Any]:
                 reporter=report,
                 every=plan.every,
                 interrupts=interrupts,
-                evaluated=evaluated,
+                scored=scored,
                 patience=plan.max_skipped,
                 names=plan.train_split.names,
                 max_steps=plan.max_steps,

@@ -36,9 +36,9 @@ def supervised(
     Under jit over a mesh the batch is one global array, so sums, counts and batch norm statistics are
     global by themselves (axis_name None). Under pmap `axis_name` makes them so.
 
-    An update whose loss or gradient is no number is skipped: `step` and `phase_step` move on, and with them batches,
-    randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The step's
-    sums are then zero, and `skipped` is 1.
+    An update whose loss, gradient or statistics are no number is skipped: `step` and `phase_step` move on, and with them
+    batches, randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The
+    step's sums are then zero, and `skipped` is 1.
 
     Args:
         arch: architecture in force.
@@ -98,6 +98,10 @@ def supervised(
         grads = pmean(grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss.logged(totals, counts)["loss_sum"])
+        # A variance can overflow where loss and gradient do not.
+        finite &= jnp.all(
+            jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(stats)] or [True])
+        )
 
         rate = rate_at(state.phase_step)
         updates, opt_state = tx.update(grads, state.opt_state, trained)

@@ -140,9 +140,40 @@ def test_no_intact_one_is_said_and_nothing_is_started_over(tmp_path):
     for path in (tmp_path / "checkpoints" / "3").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint .* is intact"):
-        newest(tmp_path / "checkpoints")
-    assert (tmp_path / "damaged_3").exists()
+    for _ in range(2):  # nothing is moved, so it is refused again and not started over
+        with pytest.raises(UserError, match="no checkpoint .* is intact"):
+            newest(tmp_path / "checkpoints")
+
+
+def test_what_cannot_be_read_is_not_damaged(tmp_path):
+    saved_steps(tmp_path, 3, 4)
+
+    def full(_):
+        raise ValueError("RESOURCE_EXHAUSTED: out of memory")
+
+    again = Checkpoints(tmp_path)
+    with pytest.raises(RunFailed, match="nothing was changed"):
+        again.newest(full, print)
+    again.close()
+    assert newest(tmp_path)[1].step == 4
+
+
+def test_one_without_a_seal_is_refused_and_stays(tmp_path):
+    saved_steps(tmp_path, 3)
+    shutil.rmtree(tmp_path / "3" / "seal")
+    with pytest.raises(UserError, match="no seal"):
+        newest(tmp_path)
+    assert (tmp_path / "3").exists()
+
+
+@pytest.mark.parametrize("part", ["params", "batch_stats", "ema"])
+def test_what_is_no_number_is_never_saved(tmp_path, part):
+    saved = Checkpoints(tmp_path)
+    saved.save({"params": {"a": np.float32(1)}, "opt_state": np.float32(np.inf)}, journal(1), None)
+    with pytest.raises(RunFailed, match=f"{part}/a is no number"):
+        saved.save({part: {"a": np.float32(np.nan)}}, journal(2), None)
+    saved.close()
+    assert [p.name for p in tmp_path.iterdir() if p.name.isdigit()] == ["1"]
 
 
 def test_a_left_over_temporary_folder_is_removed(tmp_path):
