@@ -228,7 +228,7 @@ def _check_finite(state: Any) -> None:
         numbers = np.issubdtype(leaf.dtype, np.floating)
         if name.startswith(MODEL) and numbers and not np.isfinite(leaf).all():
             raise RunFailed(
-                f"training diverged: {name} is no number any more, and this state is not saved; lower the learning rate "
+                f"training diverged: {name} is no number any more, this state is not saved; lower the learning rate "
                 "or set optim.clip_norm, then start again in a new --workdir"
             )
 

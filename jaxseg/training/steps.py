@@ -36,8 +36,8 @@ def supervised(
     Under jit over a mesh the batch is one global array, so sums, counts and batch norm statistics are
     global by themselves (axis_name None). Under pmap `axis_name` makes them so.
 
-    An update whose loss, gradient or statistics are no number is skipped: `step` and `phase_step` move on, and with them
-    batches, randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The
+    An update whose loss, gradient or statistics are no number is skipped: `step` and `phase_step` move on, and with
+    them batches, randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The
     step's sums are then zero, and `skipped` is 1.
 
     Args:
