@@ -14,6 +14,8 @@ turned in between: scores [4, 12, 15, 11] to 360 x 480, cross-entropy, counts an
 last (2 CPU cores)."""
 
 
+# A function of its own in the traced program too: by convention resizes are free, and whoever counts must know them.
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _resize_planes(x: Array, size: tuple[int, int], corners: bool) -> Array:
     """[B, C, h, w] to [B, C, H, W] as a product for each axis, the gradient too."""
     rows, columns = (_matrix(n, to, corners) for n, to in zip(x.shape[2:], size, strict=True))
