@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg.errors import RunFailed, UserError
@@ -47,9 +48,14 @@ class Checkpoints:
                 )
             )
         self.folder = Path(folder).absolute()
+        alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                # Of several processes one saves and restores; it needs no other for that.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    **(alone if jax.process_count() > 1 else {})
+                ),
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 # The loop decides when to save; orbax must not skip a save that it is told to make.
@@ -93,8 +99,8 @@ class Checkpoints:
         `damaged_<step>` once an older one is found to be intact.
 
         Args:
-            template: journal -> tree of jax.ShapeDtypeStruct with shardings: exactly this structure and these shapes
-                and dtypes are restored.
+            template: journal -> tree of jax.ShapeDtypeStruct: exactly this structure and these shapes and dtypes are
+                restored, to one device of this process.
             say: told of what was damaged.
 
         Raises:
@@ -154,6 +160,10 @@ class Checkpoints:
         journal = Journal.from_dict(record)
         wanted = template(journal)
         self._check_fit(step, seal["leaves"], wanted)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
+        )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         state = self._manager.restore(step, args=args)["state"]
         for name, leaf in _named_leaves(state):
