@@ -15,10 +15,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseg.errors import RunFailed, UserError
+from jaxseg.errors import Interrupted, RunFailed, UserError
 
 AUTO = "auto"
 BY_HAND = re.compile(r"(?P<rank>\d+)/(?P<count>\d+)@(?P<address>[^@/\s]+:\d+)")
+LOSS = re.compile(
+    r"Gloo|NCCL|DEADLINE_EXCEEDED|UNAVAILABLE|[Cc]oordination ?[Ss]ervice|[Hh]eartbeat"
+)
+"""In a message: what the runtimes say when a process that they wait for does not answer."""
 HEARTBEAT_S = 100
 """After so long without a sign of life a process is taken for dead; JAX's own default."""
 
@@ -77,6 +81,12 @@ def leave(status: int, *, together: bool) -> int:
     return status
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether this is how the loss of another process shows."""
+    ours = isinstance(error, UserError | RunFailed | Interrupted)
+    return jax.process_count() > 1 and not ours and LOSS.search(str(error)) is not None
+
+
 def is_first() -> bool:
     """Whether this is process 0, the one that reads and writes the run's folder."""
     return jax.process_index() == 0
@@ -118,9 +128,9 @@ def share(tree: Any) -> Any:
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [np.ascontiguousarray(np.asarray(x)) for x in leaves]
+    arrays = [np.asarray(x) for x in leaves]
     # As bytes: floating-point numbers would be summed with zeros, which loses the sign of zero and what is no number.
-    data = np.concatenate([x.reshape(-1).view(np.uint8) for x in arrays])
+    data = np.concatenate([np.frombuffer(x.tobytes(), np.uint8) for x in arrays])
     data = np.asarray(multihost_utils.broadcast_one_to_all(data))
     ends = np.cumsum([x.nbytes for x in arrays])[:-1]
     parts = zip(np.split(data, ends), arrays, strict=True)

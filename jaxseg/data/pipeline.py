@@ -4,12 +4,16 @@ A batch is made as a whole by one thread or worker from its number alone. So any
 workers and any number of hosts give the same batches, and there is no iterator state to save.
 """
 
+import ctypes
 import gc
 import os
+import signal
 import sys
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,7 +24,7 @@ from absl import flags
 from jaxseg.data.plan import BatchPlan, EvalPlan, TrainPlan
 from jaxseg.data.split import Split
 from jaxseg.data.transforms import IMAGENET_MEAN, Augment, pad
-from jaxseg.errors import UserError
+from jaxseg.errors import RunFailed, UserError
 from jaxseg.types import IGNORE_LABEL, Batch
 
 
@@ -68,6 +72,7 @@ class Stream(Iterator[Batch]):
 
         Raises:
             UserError: an example cannot be read; one line that names it.
+            RunFailed: an example cannot be made through a bug, or a worker is gone.
         """
         if not self._held:
             raise StopIteration
@@ -76,9 +81,18 @@ class Stream(Iterator[Batch]):
         except StopIteration:
             self.close()
             raise
+        except RuntimeError as error:
+            self.close()
+            if "Worker process was terminated" not in str(error):
+                raise
+            said = str(error).partition(".")[0]
+            raise RunFailed(
+                f"a process that makes batches is gone, most likely for want of memory ({said}); make room or "
+                "lower data.num_workers and data.prefetch; the same command goes on from the last checkpoint"
+            ) from error
         if "error" in batch:
             self.close()
-            raise UserError(batch["error"])
+            raise (UserError if batch["mistake"] else RunFailed)(batch["error"])
         return batch
 
     def close(self) -> None:
@@ -196,7 +210,10 @@ def _assemble(
     part: slice,
     example: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, Any]:
-    """A Batch of the examples in `part`, or {'error': one line}: a user's mistake, on its way out of a worker."""
+    """A Batch of the examples in `part`.
+
+    What goes wrong is {'error': one line, 'mistake': whether a user's}, on its way out of a worker.
+    """
     indices = plan.indices[part]
     image = np.empty((len(indices), *plan.size_px, 3), np.uint8)
     label = np.full((len(indices), *plan.size_px), IGNORE_LABEL, np.uint8)
@@ -204,9 +221,15 @@ def _assemble(
         try:
             image[i], label[i] = example(index, (part.start or 0) + i)
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "mistake": True}
         except (OSError, cv2.error) as error:
-            return {"error": str(UserError(f"cannot read {split.names[index]}", got=error))}
+            said = str(UserError(f"cannot read {split.names[index]}", got=error))
+            return {"error": said, "mistake": True}
+        except Exception as error:  # its way out of a worker would take a traceback per worker
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name} line {frame.lineno}"
+            said = f"cannot make {split.names[index]}: {type(error).__name__}: {error} ({where})"
+            return {"error": " ".join(said.split()), "mistake": False}
     return {
         "image": image,
         "label": label,
@@ -245,7 +268,19 @@ def _shut(held: list[Any], has_workers: bool) -> None:
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
+    # Ctrl-C reaches the whole group; when to stop is for the run to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     _one_opencv_thread()
+
+
+def _die_with_parent() -> None:
+    """Linux: a run that is killed leaves no worker behind."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() == 1:  # it died before that
+            os._exit(1)
 
 
 def _one_opencv_thread() -> None:

@@ -6,10 +6,12 @@ is guessed from files; the seal tells an intact checkpoint from a damaged one.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,11 @@ class Checkpoints:
             )
         self.folder = Path(folder).absolute()
         alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                create=False,
                 # Of several processes one saves and restores; it needs no other for that.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     **(alone if jax.process_count() > 1 else {})
@@ -108,6 +112,7 @@ class Checkpoints:
             RunFailed: one cannot be read for another reason, such as no memory or no permission.
         """
         damaged: dict[int, str] = {}
+        _mute_late_reads()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._open(step, template)
@@ -241,6 +246,20 @@ def _check_finite(state: Any) -> None:
                 f"training diverged: {name} is no number any more, this state is not saved; lower the learning rate "
                 "or set optim.clip_norm, then start again in a new --workdir"
             )
+
+
+def _mute_late_reads() -> None:
+    """Reads that go on in threads after one has failed each print a traceback, hundreds for a missing file."""
+    before = sys.unraisablehook
+    if before.__name__ == _mute_late_reads.__name__:
+        return
+
+    @functools.wraps(_mute_late_reads)
+    def hook(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            before(what)
+
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

@@ -10,13 +10,14 @@ W/run.json         written at the end: what was run, where, how long, and the di
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg import runtime
+from jaxseg import processes, runtime
 from jaxseg.data.pipeline import train_stream
 from jaxseg.errors import RunFailed
 from jaxseg.processes import on_first, share
@@ -46,28 +47,32 @@ def train(workdir: Path, plan: Plan) -> dict[str, Any]:
         Interrupted: told to stop by a signal, and saved.
     """
     start_s = time.perf_counter()
-    opened: list[Workdir] = []
-    on_first(lambda: opened.append(Workdir(workdir, plan.config)))
-    with contextlib.ExitStack() as stack:
+    with _in_one_line(), contextlib.ExitStack() as stack:
+        opened: list[Workdir] = []
+        on_first(lambda: opened.append(Workdir(workdir, plan.config)))
         for one in opened:
             stack.callback(one.close)
         interrupts = stack.enter_context(Interrupts())
-        try:
-            return _train(opened[0] if opened else None, plan, interrupts, start_s)
-        except (
-            OSError
-        ) as error:  # a full disk, mostly; of what is read every error is a user's by now
-            where = f": {error.filename}" if error.filename else ""
-            raise RunFailed(
-                f"{error.strerror or error}{where}; what was saved stays, and the same command goes on from it"
-            ) from error
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            raise RunFailed(
-                f"a computation of {jax.process_count()} processes failed, most likely since another one is gone "
-                f"({str(error).splitlines()[0][:160]}); the same command goes on from the last checkpoint"
-            ) from error
+        return _train(opened[0] if opened else None, plan, interrupts, start_s)
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Raises a RunFailed for what befalls a run: a full disk, or the loss of another process."""
+    try:
+        yield
+    except OSError as error:  # of what is read every error is a user's by now
+        where = f": {error.filename}" if error.filename else ""
+        raise RunFailed(
+            f"{error.strerror or error}{where}; what was saved stays, and the same command goes on from it"
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        if not processes.is_loss(error):
+            raise
+        raise RunFailed(
+            f"another of the {jax.process_count()} processes is gone, see what it said "
+            f"({str(error).splitlines()[0][:120]}); the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _train(
