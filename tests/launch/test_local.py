@@ -143,6 +143,7 @@ def test_a_dead_process_takes_the_others_with_it_and_all_start_again(tmp_path):
     assert sorted(r[0] for r in rows) == ["0"] * 3 + ["1"] * 3
     ports = [{r[2] for r in rows[i : i + 2]} for i in (0, 2, 4)]
     assert all(len(p) == 1 for p in ports)
+    assert len(set.union(*ports)) > 1, "a fresh one each time"
     assert not any(alive(int(r[3])) for r in rows)
     assert "[launch] process 1 ended with status 7" in done.stderr
     assert "killed: 0" in done.stderr
