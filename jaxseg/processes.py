@@ -54,6 +54,8 @@ def join(text: str, heartbeat_s: int = HEARTBEAT_S) -> None:
             "coordinator_address": found["address"],
             "num_processes": int(found["count"]),
             "process_id": int(found["rank"]),
+            # Or JAX would still look at SLURM for devices, and ask Kubernetes.
+            "cluster_detection_method": "deactivate",
         }
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=heartbeat_s)
