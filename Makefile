@@ -67,6 +67,7 @@ $(VENV)/.parity: $(PARITY) | setup
 	@touch $@
 
 chaos: setup
+	@$(BIN)/python -m pytest -m slow
 	@$(BIN)/python -m benchmarks.run chaos
 
 soak: setup

@@ -251,7 +251,7 @@ def _check_finite(state: Any) -> None:
 def _mute_late_reads() -> None:
     """Reads that go on in threads after one has failed each print a traceback, hundreds for a missing file."""
     before = sys.unraisablehook
-    if before.__name__ == _mute_late_reads.__name__:
+    if getattr(before, "__wrapped__", None) is _mute_late_reads:
         return
 
     @functools.wraps(_mute_late_reads)

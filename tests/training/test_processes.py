@@ -101,12 +101,14 @@ def test_two_processes_equal_one_and_take_over_from_each_other(tmp_path):
     assert again["state_digest"] == whole["state_digest"]
 
 
+@pytest.mark.slow
 def test_two_processes_under_pmap(tmp_path):
     whole = alone(tmp_path / "whole", "pmap")
     told, _ = together(tmp_path / "two", "run", "pmap")
     assert f"ended 2 {whole['state_digest']}" in told[0][1], told
 
 
+@pytest.mark.slow
 def test_what_one_cannot_save_ends_both(tmp_path):
     told, apart_s = together(tmp_path / "full", "full")
     assert told[0][0] == 1 and "error: No space left on device: checkpoints" in told[0][2], told[0]
