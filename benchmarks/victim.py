@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-STEPS = 60
+STEPS = 36
 CONFIG = (
     "--config=configs/quickstart.py",
     "--config.model.width=0.125",
@@ -26,7 +26,7 @@ CONFIG = (
     "--config.checkpoint.every_steps=3",
     "--config.log.every_steps=3",
     "--config.log.tensorboard=False",
-    "--config.eval.every_steps=30",
+    "--config.eval.every_steps=18",
     "--config.phases.main.optim.warm_up_steps=4",
     "--config.eval.num_pictures=0",
 )
