@@ -80,6 +80,7 @@ def killed_around_saves(victim: Victim, dice: random.Random) -> dict[str, Any]:
     kills, restored, known = 0, 0, 0
     for _ in range(KILLS):
         victim.start()
+        victim.until(lambda v: v.said("resuming at step ") or v.said("starting: "))
         goal = known + dice.choice((3, 6))
         found = victim.until(
             lambda v, goal=goal: v.is_saving() and max(v.saved(), default=0) >= goal - 3

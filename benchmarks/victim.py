@@ -148,9 +148,18 @@ class Victim:
 
 
 def shared_memory() -> set[str]:
-    """Names in /dev/shm, but for semaphores of living processes."""
+    """Names in /dev/shm that no living process has mapped: what somebody left behind."""
     folder = Path("/dev/shm")
-    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if not folder.is_dir():
+        return set()
+    names = {p.name for p in folder.iterdir()}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text()
+        except OSError:
+            continue
+        names -= {name for name in names if f"/dev/shm/{name}" in text}
+    return names
 
 
 def size_bytes(folder: Path) -> int:
