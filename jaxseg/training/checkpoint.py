@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ NOT_DAMAGE = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|Permission denied|Input/output error"
 )
 """In a message: the checkpoint may be whole, and cannot be read here and now."""
+
+PLAIN = re.compile(
+    "No space left on device|Disk quota exceeded|Read-only file system|Permission denied"
+)
+"""Causes that say enough, wherever they are in a message."""
 
 MODEL = ("params/", "batch_stats/", "ema/")
 """Beginnings of the names of leaves that must be numbers."""
@@ -50,6 +56,7 @@ class Checkpoints:
                 )
             )
         self.folder = Path(folder).absolute()
+        _mute()
         alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
@@ -112,7 +119,6 @@ class Checkpoints:
             RunFailed: one cannot be read for another reason, such as no memory or no permission.
         """
         damaged: dict[int, str] = {}
-        _mute_late_reads()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._open(step, template)
@@ -248,13 +254,20 @@ def _check_finite(state: Any) -> None:
             )
 
 
-def _mute_late_reads() -> None:
-    """Reads that go on in threads after one has failed each print a traceback, hundreds for a missing file."""
+def _mute() -> None:
+    """What goes wrong is raised to us, and told in one line; not also by whoever saw it first.
+
+    orbax logs each error with its traceback; and where one read has failed, those that go on in threads print one
+    each, hundreds for a missing file.
+    """
+    logger = logging.getLogger("absl")
+    if _not_of_orbax not in logger.filters:
+        logger.addFilter(_not_of_orbax)
     before = sys.unraisablehook
-    if getattr(before, "__wrapped__", None) is _mute_late_reads:
+    if getattr(before, "__wrapped__", None) is _mute:
         return
 
-    @functools.wraps(_mute_late_reads)
+    @functools.wraps(_mute)
     def hook(what: Any) -> None:
         if str(what.exc_value) != "Event loop is closed":
             before(what)
@@ -262,7 +275,13 @@ def _mute_late_reads() -> None:
     sys.unraisablehook = hook
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
 def _first_line(error: Exception) -> str:
+    if found := PLAIN.search(str(error)):
+        return found[0]
     return (str(error).strip().splitlines() or [""])[0][:160] or type(error).__name__
 
 
