@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,9 @@ class Checkpoints:
         _mute()
         alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
         self.folder.mkdir(parents=True, exist_ok=True)
+        # What a kill left half written. Orbax can do this too, but in a thread, some time later.
+        for left_over in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -68,7 +72,6 @@ class Checkpoints:
                     **(alone if jax.process_count() > 1 else {})
                 ),
                 preservation_policy=policies.AnyPreservationPolicy(kept),
-                cleanup_tmp_directories=True,
                 # The loop decides when to save; orbax must not skip a save that it is told to make.
                 enable_should_save_is_saving_in_progress_check=False,
             ),
