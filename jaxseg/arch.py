@@ -286,13 +286,17 @@ class Counts:
     norm_elements: elements that batch norm is applied to.
     pool_elements: (h * w + 1) * C for every global average pooling.
 
-    MESS's GFLOPs (thop's convention) are `macs + 2 * norm_elements + pool_elements`.
     """
 
     macs: int = 0
     params: int = 0
     norm_elements: int = 0
     pool_elements: int = 0
+
+    @property
+    def operations(self) -> int:
+        """Operations by thop's convention, in which MESS prints GFLOPs: batch norm 2 an element, pooling 1."""
+        return self.macs + 2 * self.norm_elements + self.pool_elements
 
     def __add__(self, other: "Counts") -> "Counts":
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
