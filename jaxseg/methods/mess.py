@@ -78,6 +78,7 @@ class Settings:
                 got=f"{len(self.blocks)} names",
                 expected=f"num_exits - 1 = {self.num_exits - 1}, or none",
             )
+        ExitLoss(name=self.loss, alpha=self.alpha, normalise=self.normalise)
         if not self.designs:
             raise UserError("mess.heads", got="an empty list", expected="one value or more of each")
         if self.optim.clip_norm:
@@ -88,8 +89,10 @@ class Settings:
             )
 
     def places(self, arch: Arch, size_px: tuple[int, int]) -> tuple[str, ...]:
-        """The blocks that early exits of `arch` follow."""
-        return self.blocks or mess.placement(arch, self.num_exits, size_px)
+        """The blocks that early exits of `arch` follow; UserError if `arch` cannot have them."""
+        blocks = self.blocks or mess.placement(arch, self.num_exits, size_px)
+        mess.with_exits(arch, blocks, self.designs)
+        return blocks
 
 
 def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple[Phase, ...]:
