@@ -22,7 +22,7 @@ def get_config():
     config.phases.main = defaults.phase(
         1300, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=50
     )
-    config.mess.num_exits = 4
+    config.mess.num_exits, config.mess.label_stride = 4, 2
     config.mess.stage_2 = defaults.stage(
         300, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20
     )

@@ -328,7 +328,7 @@ def train_macs(
     width_px: int,
     trainable: Callable[[str], bool],
 ) -> int:
-    """Convolution MACs of one training step on one image, auxiliary heads and exits included.
+    """Convolution MACs of one training step on one image, auxiliary heads and trainable exits included.
 
     The convention, per block or head:
         1x for the forward pass,
@@ -336,7 +336,8 @@ def train_macs(
             (before: in the data flow; for a head, the blocks up to the last one that it reads),
         1x for the gradient of its weights, if it is trainable itself.
     It is applied to whole blocks: gradients that flow between the layers of the first trainable
-    block are not counted apart. Batch norm, losses and the optimiser are free, as in `Counts.macs`.
+    block are not counted apart. An exit that is not trainable does not run. Batch norm, losses and the
+    optimiser are free, as in `Counts.macs`.
     """
     blocks = tuple(blocks)
     position = {b.name: i for i, b in enumerate(b for b in blocks if b.role == "backbone")}
@@ -344,6 +345,8 @@ def train_macs(
     first_trained = min(trained, default=len(position))
     total = 0
     for block in blocks:
+        if block.role == "exit" and not trainable(block.name):
+            continue
         if block.role == "backbone":
             needs_input_grad = position[block.name] > first_trained
         else:

@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
                 "label_smoothing": 0.0,  # in cross_entropy
                 "aux_weight": 0.4,
             },
-            "mess": {  # early exits, trained in two stages: the last phase, and one more
+            "mess": {  # early exits, trained in two stages: the last phase, and one more per exit point
                 "num_exits": 0,  # the final answer included; 0 = no early exits
                 "blocks": (),  # that early exits follow, such as ('block_02',); () = at even shares of the work
                 "stage_1": "round_robin",  # round_robin | printed | sum | none (the phase stays as it is)
@@ -125,7 +125,8 @@ def get_config() -> ConfigDict:
                 "loss": "pfd",  # pfd | ce | kd | ce+kd
                 "alpha": 0.5,  # share of the labels, the rest is the final answer's
                 "normalise": "valid",  # cross-entropy per valid | kept pixel
-                "stage_2": stage(500),
+                "label_stride": 1,  # stage 2 looks at every so many-th row and column of labels
+                "stage_2": stage(500),  # for each exit point one such phase
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update

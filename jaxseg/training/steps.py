@@ -131,9 +131,13 @@ def supervised(
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss.logged(totals, counts)["loss_sum"])
         # A variance can overflow where loss and gradient do not.
+        moved, _ = partition.split(stats, phase.trainable)
         finite &= jnp.all(
-            jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(stats)] or [True])
+            jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(moved)] or [True])
         )
+        # Everything new depends on it: XLA would work it out again in front of every leaf of the state, which takes
+        # minutes to compile where there are hundreds of layers.
+        finite = jax.lax.optimization_barrier(finite)
 
         rate = rate_at(state.phase_step)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
