@@ -32,8 +32,8 @@ BASE = Loss(class_weights=(0.5, 1.0, 2.0))
 
 
 def settings(**changes):
-    options = {"designs": DESIGNS, "steps": 3, "optim": OPTIM, "blocks": PLACES, "width": 1 / 32}
-    return Settings(num_exits=3, **(options | changes))
+    options = {"num_exits": 3, "designs": DESIGNS, "steps": 3, "optim": OPTIM, "blocks": PLACES}
+    return Settings(**(options | {"width": 1 / 32} | changes))
 
 
 def run_of(**changes):
@@ -154,43 +154,42 @@ def test_round_robin_moves_one_exit_a_step():
         assert moved == {"block_00", "block_01", "block_02", "head", f"exit_{j % 2}"}
 
 
-def gradients(form, step):
-    """Of the stage-1 loss of one batch, by top-level name."""
-    main = run_of(stage_1=form)[0]
-    arch, state = enter(main, small_arch(dropout=0.0))
+@functools.cache
+def stage_1_gradients(form=None):
+    """(arch, start, function of (params, step) -> ((loss, statistics), gradients)); None = by the whole network."""
+    arch, state = enter(run_of()[0], small_arch(dropout=0.0))
     module, data, key = zoo.module(arch), batch(), jax.random.PRNGKey(0)
     image = jnp.asarray(data["image"], jnp.float32) / 255
     counts = BASE.counts(data)
 
-    def value(params):
+    def value(params, step):
         variables = {"params": params, "batch_stats": state.batch_stats}
         totals, _, stats = method.exit_dropout(
-            module, BASE, variables, image, data, key, jnp.int32(step), form=form
+            module, BASE, variables, image, data, key, step, form=form
         )
         return losses.mean(*BASE.pooled(totals, counts)), stats
 
-    def reference(params, weights, final):
+    def whole(params, weights):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, _ = module.apply(variables, image, True, mutable=["batch_stats"])
-        heads = [(final, outputs.logits)]
-        heads += [(w, outputs.exits[f"exit_{i}"]) for i, w in enumerate(weights)]
-        totals = [w * BASE(Outputs(x, {}, {}), data)[0]["cross_entropy"] for w, x in heads]
-        return sum(totals) / counts["cross_entropy"]
+        maps = [outputs.exits["exit_0"], outputs.exits["exit_1"], outputs.logits]
+        totals = [BASE(Outputs(x, {}, {}), data)[0]["cross_entropy"] for x in maps]
+        return jnp.dot(weights, jnp.stack(totals)) / counts["cross_entropy"], ()
 
-    (found, stats), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(state.params)
-    weights, final = method.exit_weights(form, jnp.int32(step), 2)
-    expected, plain = jax.jit(jax.value_and_grad(reference))(
-        state.params, tuple(map(float, weights)), float(final)
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    chex.assert_trees_all_close(grads, plain, rtol=1e-3, atol=1e-5)
-    return grads, stats, state
+    function = value if form else whole
+    return arch, state, jax.jit(jax.value_and_grad(function, has_aux=True))
 
 
 @pytest.mark.parametrize("form, step", [("round_robin", 1), ("printed", 1), ("sum", 0)])
 def test_stage_1_is_the_weighted_sum(form, step):
     """Value and gradient equal those of the whole network with weights; dropped exits have none and stand still."""
-    grads, stats, state = gradients(form, step)
+    _, state, function = stage_1_gradients(form)
+    (found, stats), grads = function(state.params, jnp.int32(step))
+    weights, final = method.exit_weights(form, jnp.int32(step), 2)
+    _, _, reference = stage_1_gradients()
+    (expected, _), plain = reference(state.params, jnp.append(weights, final))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    chex.assert_trees_all_close(grads, plain, rtol=1e-3, atol=1e-5)
     active = {"round_robin": {1}, "printed": {0}, "sum": {0, 1}}[form]
     for i in range(2):
         size = sum(float(jnp.abs(g).sum()) for g in jax.tree.leaves(grads[f"exit_{i}"]))
@@ -233,30 +232,30 @@ def test_stage_2_leaves_every_bit_of_the_rest():
 
 def test_a_head_alone_learns_what_it_learns_among_others():
     arch, _, found, _ = stage_2()
-    for index in (1, 2):
-        _, first, _ = run_of(designs=DESIGNS[index : index + 1])
-        own, state = enter(first, small_arch(dropout=0.0), ema=True)
-        assert own.exits[0] == arch.exits[index]
-        last = take(first, own, state, 3)[0][-1]
-        chex.assert_trees_all_close(
-            last.params["exit_0"], found[-1].params[f"exit_{index}"], rtol=1e-5, atol=1e-7
-        )
-        chex.assert_trees_all_close(
-            last.batch_stats["exit_0"], found[-1].batch_stats[f"exit_{index}"], rtol=1e-5, atol=1e-7
-        )
+    index = 1
+    _, first, _ = run_of(designs=DESIGNS[index : index + 1])
+    own, state = enter(first, small_arch(dropout=0.0), ema=True)
+    assert own.exits[0] == arch.exits[index]
+    last = take(first, own, state, 3)[0][-1]
+    chex.assert_trees_all_close(
+        last.params["exit_0"], found[-1].params[f"exit_{index}"], rtol=1e-5, atol=1e-7
+    )
+    chex.assert_trees_all_close(
+        last.batch_stats["exit_0"], found[-1].batch_stats[f"exit_{index}"], rtol=1e-5, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_two_devices_equal_one(stage, mode):
-    phase = run_of()[0 if stage == 1 else 1]
+def test_two_devices_equal_one(stage):
+    phase = run_of(designs=DESIGNS[:1], blocks=PLACES[1:], num_exits=2)[stage - 1]
     arch, state = enter(phase, small_arch(dropout=0.0))
     start = jax.device_get(state)
     one, one_sums = take(phase, arch, start, 2)
-    two, two_sums = take(phase, arch, start, 2, mode, 2)
-    chex.assert_trees_all_close(one_sums, two_sums, rtol=1e-4)
-    chex.assert_trees_all_close(one[-1].params, two[-1].params, rtol=2e-3, atol=2e-5)
-    chex.assert_trees_all_close(one[-1].batch_stats, two[-1].batch_stats, rtol=1e-3, atol=1e-5)
+    for mode in ("jit", "pmap"):
+        two, two_sums = take(phase, arch, start, 2, mode, 2)
+        chex.assert_trees_all_close(one_sums, two_sums, rtol=1e-4)
+        chex.assert_trees_all_close(one[-1].params, two[-1].params, rtol=2e-3, atol=2e-5)
+        chex.assert_trees_all_close(one[-1].batch_stats, two[-1].batch_stats, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
