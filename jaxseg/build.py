@@ -18,6 +18,8 @@ from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
+from jaxseg.inference.exits import Policy
+from jaxseg.inference.ways import Way
 from jaxseg.methods import mess
 from jaxseg.models import zoo
 from jaxseg.models.mess import space
@@ -233,6 +235,7 @@ def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     if config.eval.batch_size < 1:
         raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
     answer_mode(config.eval)
+    exit_way(config.eval)
     return config
 
 
@@ -254,6 +257,17 @@ def answer_mode(settings: ConfigDict) -> Mode:
         flip=settings.flip,
         scales=settings.scales,
     )
+
+
+def exit_way(settings: ConfigDict, mode: str = "") -> Way:
+    """How a multi-exit network answers, from the section `eval`; `mode`, if given, comes before its own.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    section = settings.exits
+    policy = Policy(section.confidence, section.measure, section.smooth)
+    return Way(mode or section.mode, section.chosen, policy, section.pixel, section.image)
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:
