@@ -123,9 +123,8 @@ def _table(record: dict) -> str:
     rows += [["mean class accuracy", record["macc"]], ["pixel accuracy", record["aacc"]]]
     wide = max(len(name) for name, *_ in rows)
     for row in record.get("exits", ()):
-        name = row.get("name") or row.get("behind")
-        value = row["miou"] if "miou" in row else row["frac_taken"]
-        rows.append([f"{name} ({'mIoU' if 'miou' in row else 'images taken'})", value])
+        what, value = ("mIoU", row["miou"]) if "miou" in row else ("images", row["frac_taken"])
+        rows.append([f"{row['name']} ({what})", value])
     return "\n".join(
         [
             f"{record['data']['name']} {record['split']}, {record['num_images']} images, in percent",

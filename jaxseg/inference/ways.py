@@ -150,10 +150,10 @@ class InputDependent:
         paths = costs.paths(range(len(self.left)))
         total = max(sum(self.left), 1)
         share = [count / total for count in self.left]
-        names = [*(head.inputs[0] for head in self.arch.exits), "final"]
+        names = [*(f"after_{head.inputs[0]}" for head in self.arch.exits), "final"]
         rows = zip(names, paths, share, strict=True)
         return {
-            "exits": [{"behind": n, "macs": c, "frac_taken": s} for n, c, s in rows],
+            "exits": [{"name": n, "macs": c, "frac_taken": s} for n, c, s in rows],
             "mean_macs": sum(c * s for c, s in zip(paths, share, strict=True)),
             "final_only_macs": costs.final_only(),
         }
@@ -165,7 +165,8 @@ def parts(model: Model, way: Way) -> dict[str, Model]:
         arch, variables = way.network(model.arch, model.variables)
         return {"": replace(model, arch=arch, variables=variables)}
     arch, variables = way.network(model.arch, model.variables)
-    cuts = {f"exit_{i}": ((i,), False) for i in range(len(arch.exits))} | {"final": ((), True)}
+    cuts = {f"after_{head.inputs[0]}": ((i,), False) for i, head in enumerate(arch.exits)}
+    cuts |= {"final": ((), True)}
     networks = {
         name: mess.sub_network(arch, variables, chosen, final=final)
         for name, (chosen, final) in cuts.items()
