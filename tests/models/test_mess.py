@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.arch import count, from_json, to_json
+from jaxseg.arch import count, from_json, to_json, train_macs
 from jaxseg.errors import UserError
 from jaxseg.models import mess, zoo
 from jaxseg.models.mess import DLB, FCN, ExitDesign
@@ -299,6 +299,16 @@ def test_mistakes_are_one_line(act, words):
 
 
 # --- Costs (table 1) ---
+
+
+def test_a_head_that_does_not_learn_costs_nothing_in_training():
+    """Stage 2: everything frozen runs forward once, the heads that learn forward and for their weights."""
+    arch, _ = exited(EXAMPLE)
+    arch = dataclasses.replace(arch, aux=())
+    specs = {spec.name: spec for spec in zoo.blocks(arch)}
+    frozen = count(specs.values(), 64, 64).macs
+    learns = count([specs["exit_1"]], 64, 64, roles=("exit",)).macs
+    assert train_macs(specs.values(), 64, 64, "exit_1".__eq__) == frozen + 2 * learns
 
 
 def test_the_mean_of_what_images_cost_is_the_formula():
