@@ -286,13 +286,17 @@ class Counts:
     norm_elements: elements that batch norm is applied to.
     pool_elements: (h * w + 1) * C for every global average pooling.
 
-    MESS's GFLOPs (thop's convention) are `macs + 2 * norm_elements + pool_elements`.
     """
 
     macs: int = 0
     params: int = 0
     norm_elements: int = 0
     pool_elements: int = 0
+
+    @property
+    def operations(self) -> int:
+        """Operations by thop's convention, in which MESS prints GFLOPs: batch norm 2 an element, pooling 1."""
+        return self.macs + 2 * self.norm_elements + self.pool_elements
 
     def __add__(self, other: "Counts") -> "Counts":
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
@@ -324,7 +328,7 @@ def train_macs(
     width_px: int,
     trainable: Callable[[str], bool],
 ) -> int:
-    """Convolution MACs of one training step on one image, auxiliary heads and exits included.
+    """Convolution MACs of one training step on one image, auxiliary heads and trainable exits included.
 
     The convention, per block or head:
         1x for the forward pass,
@@ -332,7 +336,8 @@ def train_macs(
             (before: in the data flow; for a head, the blocks up to the last one that it reads),
         1x for the gradient of its weights, if it is trainable itself.
     It is applied to whole blocks: gradients that flow between the layers of the first trainable
-    block are not counted apart. Batch norm, losses and the optimiser are free, as in `Counts.macs`.
+    block are not counted apart. An exit that is not trainable does not run. Batch norm, losses and the
+    optimiser are free, as in `Counts.macs`.
     """
     blocks = tuple(blocks)
     position = {b.name: i for i, b in enumerate(b for b in blocks if b.role == "backbone")}
@@ -340,6 +345,8 @@ def train_macs(
     first_trained = min(trained, default=len(position))
     total = 0
     for block in blocks:
+        if block.role == "exit" and not trainable(block.name):
+            continue
         if block.role == "backbone":
             needs_input_grad = position[block.name] > first_trained
         else:

@@ -18,7 +18,11 @@ from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
+from jaxseg.inference.exits import Policy
+from jaxseg.inference.ways import Way
+from jaxseg.methods import mess
 from jaxseg.models import zoo
+from jaxseg.models.mess import space
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
 from jaxseg.training.optim import Optim
@@ -135,7 +139,44 @@ def phases(
         )
         steps.learning_rate(phase.optim, phase.steps)
         result.append(phase)
-    return tuple(result)
+    return methods(config, arch, tuple(result))
+
+
+def methods(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
+    if config.mess.num_exits:
+        settings = mess_settings(config)
+        settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
+        run = mess.multi_exit(run, settings, loss(config.loss))
+    return run
+
+
+def mess_settings(config: ConfigDict) -> mess.Settings:
+    """The section `mess`.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    section = config.mess
+    if section.normalise == mess.KEPT and config.accumulate > 1:
+        raise UserError(
+            "mess.normalise",
+            got=section.normalise,
+            expected="valid, or accumulate = 1: how many pixels are kept is known after the last micro-batch",
+        )
+    heads = section.heads
+    options = {k: v for k, v in _plain(section).items() if k != "num_exits"}
+    optim = Optim(**_plain(section.stage_2.optim))
+    steps.learning_rate(optim, section.stage_2.steps)
+    return mess.Settings(
+        num_exits=section.num_exits,
+        designs=space(heads.reductions, heads.extra_blocks, heads.rapid_dilation, heads.kinds),
+        steps=section.stage_2.steps,
+        optim=optim,
+        width=config.model.width,
+        dropout=config.model.dropout,
+        **options,
+    )
 
 
 def loss(section: ConfigDict) -> steps.Loss:
@@ -194,6 +235,7 @@ def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     if config.eval.batch_size < 1:
         raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
     answer_mode(config.eval)
+    exit_way(config.eval)
     return config
 
 
@@ -215,6 +257,17 @@ def answer_mode(settings: ConfigDict) -> Mode:
         flip=settings.flip,
         scales=settings.scales,
     )
+
+
+def exit_way(settings: ConfigDict, mode: str = "") -> Way:
+    """How a multi-exit network answers, from the section `eval`; `mode`, if given, comes before its own.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    section = settings.exits
+    policy = Policy(section.confidence, section.measure, section.smooth)
+    return Way(mode or section.mode, section.chosen, policy, section.pixel, section.image)
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:

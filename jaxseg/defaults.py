@@ -18,11 +18,16 @@ from ml_collections import ConfigDict
 
 def phase(steps: int, **changes: Any) -> ConfigDict:
     """The settings of one phase; `changes` replace values of the phase or of its optimiser."""
+    # Globs over the network's parts ('block_00' .., 'head', 'aux_0'); the rest is frozen.
+    return stage(steps, {"trainable": ("*",)}, **changes)
+
+
+def stage(steps: int, more: dict[str, Any] | None = None, /, **changes: Any) -> ConfigDict:
+    """As `phase`, where a method says what is trained."""
     settings = ConfigDict(
         {
             "steps": steps,
-            # Globs over the network's parts ('block_00' .., 'head', 'aux_0'); the rest is frozen.
-            "trainable": ("*",),
+            **(more or {}),
             "optim": {
                 "name": "sgd",  # sgd | adamw
                 "learning_rate": 0.01,
@@ -107,6 +112,22 @@ def get_config() -> ConfigDict:
                 "label_smoothing": 0.0,  # in cross_entropy
                 "aux_weight": 0.4,
             },
+            "mess": {  # early exits, trained in two stages: the last phase, and one more per exit point
+                "num_exits": 0,  # the final answer included; 0 = no early exits
+                "blocks": (),  # that early exits follow, such as ('block_02',); () = at even shares of the work
+                "stage_1": "round_robin",  # round_robin | printed | sum | none (the phase stays as it is)
+                "heads": {  # of stage 2: all combinations behind every block
+                    "reductions": (1, 2, 4, 8),  # of channels
+                    "extra_blocks": (0, 1, 2, 3),
+                    "rapid_dilation": (False,),
+                    "kinds": ("fcn",),  # fcn, dlb
+                },
+                "loss": "pfd",  # pfd | ce | kd | ce+kd
+                "alpha": 0.5,  # share of the labels, the rest is the final answer's
+                "normalise": "valid",  # cross-entropy per valid | kept pixel
+                "label_stride": 1,  # stage 2 looks at every so many-th row and column of labels
+                "stage_2": stage(500),  # for each exit point one such phase
+            },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update
             "max_skipped": 10,  # updates in a row without a finite loss and gradient, then the run stops
@@ -122,6 +143,15 @@ def get_config() -> ConfigDict:
                 "window_overlap_frac": 1 / 3,  # of neighbouring windows, at least
                 "flip": False,  # mean with the mirror image
                 "scales": (1.0,),  # mean over scaled images
+                "exits": {  # of a multi-exit network; the mode can be given as --mode
+                    "mode": "final",  # final | budgeted | anytime | input
+                    "chosen": (),  # indices of exits, one behind a block; () = all
+                    "confidence": "top1",  # top1 | entropy
+                    "measure": "pixels",  # of an image: share of confident pixels | mean confidence
+                    "smooth": True,  # median near borders between labels
+                    "pixel": (0.9,),  # confidence of a confident pixel; one, or one per exit
+                    "image": (),  # confidence of an image that leaves; one per exit, 2.0 = never
+                },
                 "boundary_f1": False,  # `evaluate` only: how well borders are met
                 "boundary_tolerance_frac": 0.0075,  # in diagonals of the image
             },

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,8 +14,10 @@ from jaxseg.data.pipeline import eval_stream
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
 from jaxseg.inference.confusion import draw_confusion, write_confusion
-from jaxseg.inference.evaluation import evaluate, watch_boundaries
-from jaxseg.inference.predictor import make_score, model_folder
+from jaxseg.inference.evaluation import Tally, Watch, evaluate, watch_boundaries
+from jaxseg.inference.predictor import Model, Score, make_score, model_folder
+from jaxseg.inference.ways import ANYTIME, INPUT, WAYS, InputDependent, parts
+from jaxseg.models import mess
 from jaxseg.objectives.boundary import BoundaryTally
 
 SPLITS = ("train", "calib", "val", "test")
@@ -25,6 +28,12 @@ COMMAND = cli.Command(
         cli.Flag("workdir", "a training folder or a deployed folder", required=True),
         cli.Flag("split", "which images", default="val", choices=SPLITS),
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
+        cli.Flag(
+            "mode",
+            "of a multi-exit network: final, budgeted, anytime or input (see eval.exits)",
+            default="",
+            choices=("", *WAYS),
+        ),
     ),
     config_help="replaces a value of the sections data and eval that the model was trained with",
 )
@@ -42,14 +51,27 @@ def main(argv: Sequence[str]) -> None:
     boundaries = None
     if config.eval.boundary_f1:
         boundaries = BoundaryTally(arch.num_classes, config.eval.boundary_tolerance_frac)
-    with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
-        tally = evaluate(
-            make_score(arch, card.mean, card.std, mode),
-            jax.device_put(variables),
-            batches,
-            arch.num_classes,
-            watch=watch_boundaries(boundaries) if boundaries else None,
-        )
+    model, way = Model(arch, variables, card, mode), build.exit_way(config.eval, args["mode"])
+    routed = InputDependent.of(model, way) if way.name == INPUT else None
+
+    def run(score: Score, variables: Any, watch: Watch | None = None) -> Tally:
+        with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
+            return evaluate(score, variables, batches, arch.num_classes, watch=watch)
+
+    watch = watch_boundaries(boundaries) if boundaries else None
+    size_px = tuple(map(int, split.sizes_px[0]))
+    if routed:
+        tally = run(routed.score(), None, watch)
+        exits = routed.record(size_px)
+    else:
+        rows = []
+        for name, part in parts(model, way).items():
+            score = make_score(part.arch, card.mean, card.std, mode)
+            last = name in ("", "final")
+            tally = run(score, jax.device_put(part.variables), watch if last else None)
+            macs = mess.costs(part.arch, size_px).final_only()
+            rows.append({"name": name, "miou": tally.scores()["miou"], "macs": macs})
+        exits = {"exits": rows} if way.name == ANYTIME else {}
     scores = tally.scores()
     scores["per_class_iou"] = scores.pop("iou")
     if boundaries:
@@ -60,6 +82,7 @@ def main(argv: Sequence[str]) -> None:
         "schema": 1,
         "split": args["split"],
         **scores,
+        **({"way": way.name, **exits} if arch.exits else {}),
         "mode": mode.record(),
         "void_rule": "pixels of void ground truth ignored; arg-max over the classes, never void",
         "data": {"name": config.data.name, "raw_split": split.name},
@@ -99,6 +122,9 @@ def _table(record: dict) -> str:
             row.append(value)
     rows += [["mean class accuracy", record["macc"]], ["pixel accuracy", record["aacc"]]]
     wide = max(len(name) for name, *_ in rows)
+    for row in record.get("exits", ()):
+        what, value = ("mIoU", row["miou"]) if "miou" in row else ("images", row["frac_taken"])
+        rows.append([f"{row['name']} ({what})", value])
     return "\n".join(
         [
             f"{record['data']['name']} {record['split']}, {record['num_images']} images, in percent",

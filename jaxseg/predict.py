@@ -9,6 +9,7 @@ from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
 from jaxseg.inference.folder import predict_folder
 from jaxseg.inference.predictor import Model, model_folder
+from jaxseg.inference.ways import INPUT, WAYS, InputDependent, parts
 
 COMMAND = cli.Command(
     "predict",
@@ -20,8 +21,14 @@ COMMAND = cli.Command(
         ),
         cli.Flag("output", "a folder: labels/, colors/, overlays/ are made inside", required=True),
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
+        cli.Flag(
+            "mode",
+            "of a multi-exit network: final, budgeted, anytime (a folder per exit) or input (see eval.exits)",
+            default="",
+            choices=("", *WAYS),
+        ),
     ),
-    config_help="replaces a value of the section eval that the model was trained with: window_px, flip, scales",
+    config_help="replaces a value of the section eval that the model was trained with: window_px, flip, scales, exits",
 )
 
 
@@ -32,9 +39,18 @@ def main(argv: Sequence[str]) -> None:
     config = build.evaluation_config(card, argv)
     model = Model(arch, variables, card, build.answer_mode(config.eval))
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
-    print(f"answers: {model.mode}")
-    done, failed = predict_folder(model, Path(args["input"]), Path(args["output"]), say=print)
-    print(f"{done} images segmented into {args['output']}")
+    way = build.exit_way(config.eval, args["mode"])
+    print(f"answers: {model.mode}" + (f", {way.name}" if arch.exits else ""))
+    output = Path(args["output"])
+    if way.name == INPUT:
+        models = {"": InputDependent.of(model, way)}
+    else:
+        models = parts(model, way)
+    for name, each in models.items():
+        done, failed = predict_folder(each, Path(args["input"]), output / name, say=print)
+        print(f"{done} images segmented into {output / name}")
+    if way.name == INPUT:
+        print("images that left at each exit, the final answer last: " + str(models[""].left))
     if failed:
         shown = "; ".join(f"{path}: {why}" for path, why in failed[:20])
         more = f" and {len(failed) - 20} more" if len(failed) > 20 else ""

@@ -168,7 +168,7 @@ def _of_planes(planes: Array, label: Array, counted: Array, smoothing: float) ->
 def _of_planes_forward(planes, label, counted, smoothing):
     top = jnp.max(planes, axis=1)
     log_total = top + jnp.log(jnp.sum(jnp.exp(planes - top[:, None]), axis=1))
-    target = jnp.sum(jnp.where(_is_label(label, planes.shape[1]), planes, 0.0), axis=1)
+    target = jnp.sum(jnp.where(is_label(label, planes.shape[1]), planes, 0.0), axis=1)
     if smoothing:
         target = (1.0 - smoothing) * target + smoothing * jnp.mean(planes, axis=1)
     loss = jnp.where(counted, log_total - target, 0.0)
@@ -179,7 +179,7 @@ def _of_planes_backward(smoothing, saved, cotangent):
     planes, log_total, label, counted = saved
     classes = planes.shape[1]
     probability = jnp.exp(planes - log_total[:, None])
-    target = (1.0 - smoothing) * _is_label(label, classes) + smoothing / classes
+    target = (1.0 - smoothing) * is_label(label, classes) + smoothing / classes
     gradient = (probability - target) * cotangent[:, None]
     return jnp.where(counted[:, None], gradient, 0.0), None, None
 
@@ -187,7 +187,7 @@ def _of_planes_backward(smoothing, saved, cotangent):
 _of_planes.defvjp(_of_planes_forward, _of_planes_backward)
 
 
-def _is_label(label: Array, classes: int) -> Array:
+def is_label(label: Array, classes: int) -> Array:
     """Whether each class is the label: bool [B, K, H, W]; all false where void."""
     return label[:, None] == jnp.arange(classes, dtype=label.dtype).reshape(1, -1, 1, 1)
 

@@ -7,7 +7,7 @@ alone, so micro-batches and devices have the right denominators before the first
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,24 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "tversky.alpha": (lambda x: 0 <= x < math.inf, "0 or more"),
     "tversky.beta": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
+
+
+class Objective(Protocol):
+    """What a step minimises; `Loss` is the usual one, methods bring their own.
+
+    counts:   batch -> name -> denominator, from labels and weights alone.
+    __call__: (outputs, batch) -> (name -> sum, prediction int32 [B, H, W]).
+    pooled:   (sums, counts), both of all devices -> (sum, count) of the whole; linear in the sums.
+    logged:   the same -> metric sums.
+    """
+
+    def counts(self, batch: Batch) -> dict[str, Array]: ...
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Array], Array]: ...
+
+    def pooled(self, totals: dict[str, Array], counts: dict[str, Array]) -> tuple[Array, Array]: ...
+
+    def logged(self, totals: dict[str, Array], counts: dict[str, Array]) -> dict[str, Array]: ...
 
 
 @dataclass(frozen=True)

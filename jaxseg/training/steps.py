@@ -13,23 +13,57 @@ from jaxseg.layers.normalise import normalise
 from jaxseg.models import zoo
 from jaxseg.objectives import losses, metrics
 from jaxseg.training import partition
-from jaxseg.training.loss import Loss
+from jaxseg.training.loss import Loss as Loss
+from jaxseg.training.loss import Objective
 from jaxseg.training.optim import apply_direction, direction, learning_rate
 from jaxseg.training.phases import Phase, Step
 from jaxseg.training.state import TrainState
 from jaxseg.types import Array, Batch
+
+Forward = Callable[..., tuple[dict[str, Array], Array, dict[str, Any]]]
+"""(module, loss, variables, image, batch, key, phase_step) -> (sums, prediction, batch_stats), arguments as `whole`."""
+
+
+def whole(
+    module: Any,
+    loss: Objective,
+    variables: dict[str, Any],
+    image: Array,
+    batch: Batch,
+    key: Array,
+    phase_step: Array,
+) -> tuple[dict[str, Array], Array, dict[str, Any]]:
+    """The whole network in training mode, then the loss of its answers.
+
+    Args:
+        module: of the architecture, what is frozen frozen.
+        loss: what is minimised.
+        variables: params and batch_stats of everything.
+        image: [B, H, W, 3], normalised.
+        batch: labels and weights.
+        key: of this micro-batch.
+        phase_step: int32 scalar, updates done in the phase.
+
+    Returns:
+        The loss's (sums, prediction), and all running statistics after.
+    """
+    outputs, updated = module.apply(
+        variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+    )
+    return *loss(outputs, batch), updated.get("batch_stats", variables["batch_stats"])
 
 
 def supervised(
     arch: Arch,
     phase: Phase,
     *,
-    loss: Loss,
+    loss: Objective,
     mean: Sequence[float],
     std: Sequence[float],
     ema_decay: float = 0.0,
     accumulate: int = 1,
     axis_name: str | None = None,
+    forward: Forward = whole,
 ) -> Step:
     """Makes the step of a plainly supervised phase.
 
@@ -49,6 +83,7 @@ def supervised(
         accumulate: micro-batches per update; the loss still has the whole batch's denominator, batch norm
             sees one micro-batch at a time. Unrolled: XLA's convolution gradients are slow inside a scan.
         axis_name: pmap axis, or None.
+        forward: which parts of the network run, and what of them the loss sees.
     """
     names = [spec.name for spec in zoo.blocks(arch)]
     module = zoo.module(
@@ -64,18 +99,15 @@ def supervised(
     def pmean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
-    def forward(trained, frozen, stats, batch, key, counts):
+    def share(trained, frozen, stats, batch, key, phase_step, counts):
         """One micro-batch: its share of the loss, and what comes along."""
         variables = {"params": partition.merge(trained, frozen), "batch_stats": stats}
         image = normalise(batch["image"], mean, std, dtype)
-        outputs, updated = module.apply(
-            variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
-        totals, prediction = loss(outputs, batch)
+        totals, prediction, stats = forward(module, loss, variables, image, batch, key, phase_step)
         totals = psum(totals)
         sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)
         value = losses.mean(*loss.pooled(totals, counts))
-        return value, (totals, sums, updated.get("batch_stats", stats))
+        return value, (totals, sums, stats)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -90,8 +122,8 @@ def supervised(
             if grads is not None:
                 # Ties the next forward pass to this gradient, so that only one set of activations lives.
                 micro, grads = jax.lax.optimization_barrier((micro, grads))
-            (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(forward, has_aux=True)(
-                trained, frozen, stats, micro, jax.random.fold_in(key, i), counts
+            (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(share, has_aux=True)(
+                trained, frozen, stats, micro, jax.random.fold_in(key, i), state.phase_step, counts
             )
             add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
             grads, totals, sums = add(grads, part_grads), add(totals, part), add(sums, part_sums)
@@ -99,9 +131,13 @@ def supervised(
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss.logged(totals, counts)["loss_sum"])
         # A variance can overflow where loss and gradient do not.
+        moved, _ = partition.split(stats, phase.trainable)
         finite &= jnp.all(
-            jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(stats)] or [True])
+            jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(moved)] or [True])
         )
+        # Everything new depends on it: XLA would work it out again in front of every leaf of the state, which takes
+        # minutes to compile where there are hundreds of layers.
+        finite = jax.lax.optimization_barrier(finite)
 
         rate = rate_at(state.phase_step)
         updates, opt_state = tx.update(grads, state.opt_state, trained)

@@ -45,7 +45,7 @@ def deeplabv3_head(
         dropout: after the projection of the ASPP.
     """
     last, tap = list(tap_shapes(backbone).items())[-1]
-    rates = _rates(rates, tap.stride)
+    rates = scaled_rates(rates, tap.stride)
     widths = (round_width(256 * width),) * (len(rates) + 4)
     return HeadArch("deeplabv3", (last,), widths, rates, dropout)
 
@@ -69,14 +69,15 @@ def deeplabv3plus_head(
         separable: 3x3 convolutions are separable ones, arranged as in segmentation_models_pytorch.
     """
     last, tap = list(tap_shapes(backbone).items())[-1]
-    rates = _rates(rates, tap.stride)
+    rates = scaled_rates(rates, tap.stride)
     wide, narrow = round_width(256 * width), round_width(48 * width)
     rest = (wide, narrow, wide) if separable else (narrow, wide, wide)
     kind = "deeplabv3plus_separable" if separable else "deeplabv3plus"
     return HeadArch(kind, (last, skip), (wide,) * (len(rates) + 3) + rest, rates, dropout)
 
 
-def _rates(rates: Sequence[int] | None, stride: int) -> tuple[int, ...]:
+def scaled_rates(rates: Sequence[int] | None, stride: int) -> tuple[int, ...]:
+    """`rates`, or if None those of output stride 16 scaled to cover the same pixels at `stride`."""
     return tuple(rates) if rates is not None else tuple(r * 16 // stride for r in (6, 12, 18))
 
 
@@ -98,12 +99,12 @@ def _conv3x3(
 
 
 def _aspp_layers(
-    head: HeadArch, tap: Tap, widths: Sequence[int], separable: bool = False
+    rates: Sequence[int], tap: Tap, widths: Sequence[int], separable: bool = False
 ) -> list[LayerSpec]:
     """1x1, a dilated 3x3 per rate, image pooling, projection of all; len(rates) + 3 widths."""
     (channels, stride), (*branches, project) = tap, widths
     layers = [normed_layer("aspp_0", channels, branches[0], 1, stride)]
-    for i, rate in enumerate(head.rates, start=1):
+    for i, rate in enumerate(rates, start=1):
         layers += _conv3x3(f"aspp_{i}", channels, branches[i], stride, rate, separable)
     pooled = normed_layer("aspp_pool", channels, branches[-1], 1, stride)
     layers.append(replace(pooled, out_stride=0))
@@ -111,17 +112,25 @@ def _aspp_layers(
     return layers
 
 
+def deeplabv3_layers(
+    rates: Sequence[int], tap: Tap, widths: Sequence[int], num_classes: int
+) -> tuple[LayerSpec, ...]:
+    """ASPP, 3x3, classifier; len(rates) + 4 widths."""
+    *aspp, conv = widths
+    return (
+        *_aspp_layers(rates, tap, aspp),
+        normed_layer("conv", aspp[-1], conv, 3, tap.stride),
+        classifier(conv, num_classes, tap.stride),
+    )
+
+
 def _deeplabv3_spec(
     name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
 ) -> BlockSpec:
     check_inputs(name, head, 1)
     check_widths(name, head.kind, head.widths, len(head.rates) + 4)
-    tap, (*aspp, conv) = taps[0], head.widths
-    layers = (
-        *_aspp_layers(head, tap, aspp),
-        normed_layer("conv", aspp[-1], conv, 3, tap.stride),
-        classifier(conv, num_classes, tap.stride),
-    )
+    tap = taps[0]
+    layers = deeplabv3_layers(head.rates, tap, head.widths, num_classes)
     return spec_of(name, role, head, layers, tap.stride, pool=tuple(tap))
 
 
@@ -133,7 +142,7 @@ def _deeplabv3plus_spec(
     tap, (skip_channels, fine) = taps
     *aspp, skip, one, two = head.widths
     layers = (
-        *_aspp_layers(head, tap, aspp),
+        *_aspp_layers(head.rates, tap, aspp),
         normed_layer("skip", skip_channels, skip, 1, fine),
         normed_layer("conv1", aspp[-1] + skip, one, 3, fine),
         normed_layer("conv2", one, two, 3, fine),
@@ -150,7 +159,7 @@ def _separable_spec(
     tap, (skip_channels, fine) = taps
     *aspp, one, skip, two = head.widths
     layers = (
-        *_aspp_layers(head, tap, aspp, separable=True),
+        *_aspp_layers(head.rates, tap, aspp, separable=True),
         *_conv3x3("conv1", aspp[-1], one, tap.stride, 1, separable=True),
         normed_layer("skip", skip_channels, skip, 1, fine),
         *_conv3x3("conv2", one + skip, two, fine, 1, separable=True),
@@ -187,7 +196,10 @@ class DeepLabV3(_ASPPHead):
 
     @nn.compact
     def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        y = self.conv("conv")(self.aspp(taps[0], train), train)
+        return self.classified(taps[0], train)
+
+    def classified(self, x: Array, train: bool) -> Array:
+        y = self.conv("conv")(self.aspp(x, train), train)
         return self.conv("logits")(y)
 
 

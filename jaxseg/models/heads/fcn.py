@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import flax.linen as nn
 
-from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
+from jaxseg.arch import BackboneArch, BlockSpec, HeadArch, LayerSpec
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
@@ -52,15 +52,19 @@ def fcn_skips_head(
     return HeadArch("fcn_skips", (last, *skips), (round_width(4096 * width),) * 2, dropout=dropout)
 
 
+def fcn_layers(tap: Tap, mid: int, num_classes: int) -> tuple[LayerSpec, ...]:
+    """3x3 to `mid` channels, then the classifier."""
+    return (
+        normed_layer("conv", tap.channels, mid, 3, tap.stride),
+        classifier(mid, num_classes, tap.stride),
+    )
+
+
 def _fcn_spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int) -> BlockSpec:
     check_inputs(name, head, 1)
     check_widths(name, head.kind, head.widths, 1)
-    ((channels, stride),), (mid,) = taps, head.widths
-    layers = (
-        normed_layer("conv", channels, mid, 3, stride),
-        classifier(mid, num_classes, stride),
-    )
-    return spec_of(name, role, head, layers, stride)
+    layers = fcn_layers(taps[0], head.widths[0], num_classes)
+    return spec_of(name, role, head, layers, taps[0].stride)
 
 
 def _fcn_skips_spec(
@@ -86,7 +90,10 @@ class FCN(Head):
 
     @nn.compact
     def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        y = self.conv("conv")(taps[0], train)
+        return self.classified(taps[0], train)
+
+    def classified(self, x: Array, train: bool) -> Array:
+        y = self.conv("conv")(x, train)
         return self.conv("logits")(self.dropped(y, train))
 
 

@@ -2,10 +2,16 @@
 
 from jaxseg.arch import BlockSpec, HeadArch
 from jaxseg.errors import unknown_name
-from jaxseg.models.heads import aspp, fcn, lraspp, unet
+from jaxseg.models.heads import aspp, fcn, lraspp, mess, unet
 from jaxseg.models.heads.head import HeadKind, Tap
 
-KINDS: dict[str, HeadKind] = {**fcn.KINDS, **aspp.KINDS, **lraspp.KINDS, **unet.KINDS}
+KINDS: dict[str, HeadKind] = {
+    **fcn.KINDS,
+    **aspp.KINDS,
+    **lraspp.KINDS,
+    **unet.KINDS,
+    **mess.KINDS,
+}
 
 
 def head_spec(
