@@ -14,12 +14,13 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test parity lint format clean
+.PHONY: help setup train test parity chaos soak lint format clean
 
 help:
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
 	@echo "make test    set up, run the fast tests"
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"
+	@echo "make chaos   kills, fills, flips and poisons real runs (20 minutes); make soak: 60 kills of one run"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 
@@ -64,6 +65,13 @@ $(VENV)/.parity: $(PARITY) | setup
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PARITY)
 	@touch $@
+
+chaos: setup
+	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m benchmarks.run chaos
+
+soak: setup
+	@$(BIN)/python -m benchmarks.run soak
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -28,6 +28,8 @@ EXPERIMENTS = (
     "conv_gradient",
     "input_share",
     "start",
+    "chaos",
+    "soak",
 )
 
 

@@ -23,7 +23,7 @@ from jaxseg.objectives import metrics
 from jaxseg.training import state as states
 from jaxseg.training.optim import Optim, learning_rate
 from jaxseg.training.phases import Step
-from jaxseg.training.run import Plan
+from jaxseg.training.plan import Plan
 from jaxseg.training.state import TrainState
 from jaxseg.types import IGNORE_LABEL, Batch
 

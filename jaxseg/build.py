@@ -26,7 +26,7 @@ from jaxseg.training.loop import Every
 from jaxseg.training.optim import Optim
 from jaxseg.training.parallel import Parallel
 from jaxseg.training.phases import Phase
-from jaxseg.training.run import Plan
+from jaxseg.training.plan import Plan
 from jaxseg.weights import pretrained
 
 

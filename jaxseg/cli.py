@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jaxseg import processes
 from jaxseg.errors import Interrupted, RunFailed, UserError, unknown_name
 
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -69,23 +70,24 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     traceback where it is a bug), 130 by Ctrl-C, 143 by SIGTERM.
     """
     try:
-        return main(sys.argv[1:] if argv is None else argv) or OK
+        status, together = main(sys.argv[1:] if argv is None else argv) or OK, True
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        status, together = MISTAKE, False
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except Interrupted as stop:
+        status, together = FAILED, False
+    except Interrupted as stop:  # all processes of a run stop at the same step
         print(stop, file=sys.stderr)
-        return stop.status
+        status, together = stop.status, True
     except KeyboardInterrupt:  # outside a training run: nothing to save
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        status, together = INTERRUPTED, False
     except Exception:
         traceback.print_exc()
         print("error: this is a bug in jaxseg, please report it", file=sys.stderr)
-        return FAILED
+        status, together = FAILED, False
+    return processes.leave(status, together=together)
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:

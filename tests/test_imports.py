@@ -20,7 +20,7 @@ FLOORS = (
     ("jaxseg.models",),
     ("jaxseg.inference",),
     ("jaxseg.weights",),
-    ("jaxseg.runtime",),
+    ("jaxseg.runtime", "jaxseg.processes"),
     ("jaxseg.training",),
     ("jaxseg.methods",),
     ("jaxseg.defaults",),

@@ -1,26 +1,26 @@
-"""Batches ahead of the step: grain reads with threads (no workers) or in processes; content never depends on which.
+"""Batches ahead of the step: from threads (grain's) or processes; content never depends on which.
 
 A batch is made as a whole by one thread or worker from its number alone. So any start step, any number of
 workers and any number of hosts give the same batches, and there is no iterator state to save.
 """
 
-import gc
 import os
-import sys
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
-from absl import flags
 
+from jaxseg.data import workers
 from jaxseg.data.plan import BatchPlan, EvalPlan, TrainPlan
 from jaxseg.data.split import Split
 from jaxseg.data.transforms import IMAGENET_MEAN, Augment, pad
-from jaxseg.errors import UserError
+from jaxseg.errors import RunFailed, UserError
 from jaxseg.types import IGNORE_LABEL, Batch
 
 
@@ -28,46 +28,39 @@ class Stream(Iterator[Batch]):
     """Batches in order. Close it (or use `with`): workers and shared memory are gone then."""
 
     def __init__(
-        self, make: Callable[[int], dict[str, Any]], start: int, stop: int, workers: int, ahead: int
+        self,
+        make: Callable[[int], dict[str, Any]],
+        start: int,
+        stop: int,
+        num_workers: int,
+        ahead: int,
     ):
         """Args: number of the batch -> batch; first and last + 1; worker processes; batches ahead."""
-        if workers < 0 or ahead < 1:
+        if num_workers < 0 or ahead < 1:
             raise UserError(
-                "data.num_workers, data.prefetch", got=(workers, ahead), expected="0+, 1+"
+                "data.num_workers, data.prefetch", got=(num_workers, ahead), expected="0+, 1+"
             )
-        self._workers = workers
         source = grain.MapDataset.range(start, stop).map(make)
-        if not workers:
-            _one_opencv_thread()
+        if not num_workers:
+            workers.one_opencv_thread()
             threads = min(ahead, len(os.sched_getaffinity(0)))
             options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
             self._open(iter(source.to_iter_dataset(options)))
             return
-        if not flags.FLAGS.is_parsed():
-            # grain's workers read absl flags, which only an absl program parses by itself.
-            flags.FLAGS(["jaxseg"], known_only=True)
-        plain = source.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        # Through pipes and not through shared memory: grain gives that back from a thread of its own, late
-        # or, at the end of a program, never; and a batch that the caller keeps would keep its segment.
-        # Equally fast at 2 MB a batch, 1.4 times as slow at 16 MB (measured).
-        piped = grain.experimental.WithOptionsIterDataset(
-            plain, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        )
-        processes = grain.MultiprocessingOptions(
-            num_workers=workers, per_worker_buffer_size=-(-ahead // workers)
-        )
-        self._open(iter(piped.mp_prefetch(processes, worker_init_fn=_start_worker)))
+        each = -(-ahead // num_workers)
+        self._open(workers.Workers(make, start, stop, count=num_workers, ahead=each))
 
     def _open(self, batches: Any) -> None:
         self._held = [batches]
         # At the end of a program at the latest, while what closing needs is still there.
-        self._shut = weakref.finalize(self, _shut, self._held, self._workers > 0)
+        self._shut = weakref.finalize(self, _shut, self._held)
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
             UserError: an example cannot be read; one line that names it.
+            RunFailed: an example cannot be made through a bug, or a worker is gone.
         """
         if not self._held:
             raise StopIteration
@@ -76,9 +69,14 @@ class Stream(Iterator[Batch]):
         except StopIteration:
             self.close()
             raise
+        except RunFailed:
+            self.close()
+            raise
         if "error" in batch:
             self.close()
-            raise UserError(batch["error"])
+            if batch["mistake"]:
+                raise UserError(batch["error"])
+            raise RunFailed(batch["error"]) from RuntimeError("\n" + batch["trace"])
         return batch
 
     def close(self) -> None:
@@ -196,7 +194,10 @@ def _assemble(
     part: slice,
     example: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, Any]:
-    """A Batch of the examples in `part`, or {'error': one line}: a user's mistake, on its way out of a worker."""
+    """A Batch of the examples in `part`.
+
+    What goes wrong is {'error': one line, 'mistake': whether a user's, 'trace': else}, on its way out of a worker.
+    """
     indices = plan.indices[part]
     image = np.empty((len(indices), *plan.size_px, 3), np.uint8)
     label = np.full((len(indices), *plan.size_px), IGNORE_LABEL, np.uint8)
@@ -204,9 +205,16 @@ def _assemble(
         try:
             image[i], label[i] = example(index, (part.start or 0) + i)
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "mistake": True}
         except (OSError, cv2.error) as error:
-            return {"error": str(UserError(f"cannot read {split.names[index]}", got=error))}
+            said = str(UserError(f"cannot read {split.names[index]}", got=error))
+            return {"error": said, "mistake": True}
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name} line {frame.lineno}"
+            said = f"cannot make {split.names[index]}: {type(error).__name__}: {error} ({where})"
+            trace = traceback.format_exc()
+            return {"error": " ".join(said.split()), "mistake": False, "trace": trace}
     return {
         "image": image,
         "label": label,
@@ -236,18 +244,5 @@ def _part(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * rows, (process_index + 1) * rows)
 
 
-def _shut(held: list[Any], has_workers: bool) -> None:
+def _shut(held: list[Any]) -> None:
     held.pop().close()
-    if has_workers:
-        # The queues' semaphores go with the objects, and those refer to each other.
-        gc.collect()
-
-
-def _start_worker(index: int, count: int) -> None:
-    del index, count
-    _one_opencv_thread()
-
-
-def _one_opencv_thread() -> None:
-    """Batches are made side by side; OpenCV's own threads would only get in each other's way."""
-    cv2.setNumThreads(1)

@@ -75,7 +75,7 @@ def save_model(
             )
     stored = {path: value.astype(dtype) for path, value in arrays.items()}
     folder = Path(folder)
-    fresh, old = (folder.with_name(f".{folder.name}.{x}.{os.getpid()}") for x in ("new", "old"))
+    fresh, old = (_beside(folder, x, os.getpid()) for x in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
@@ -92,6 +92,23 @@ def save_model(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, what: str, process: object) -> Path:
+    return folder.with_name(f".{folder.name}.{what}.{process}")
+
+
+def mend(folder: Path) -> None:
+    """After a kill in the middle of `save_model`: the old folder takes its place again, and nothing is left over.
+
+    To be called only while nobody writes the folder.
+    """
+    for old in folder.parent.glob(_beside(folder, "old", "*").name):
+        if not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    for fresh in folder.parent.glob(_beside(folder, "new", "*").name):
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:

@@ -65,7 +65,8 @@ def _sums_from_pairs(label: Array, counted: Array, num_classes: int) -> tuple[Ar
     pair = jnp.where(label < num_classes, pair, void).reshape(-1)
     pairs = jnp.zeros(void + 1, jnp.int32).at[pair].add(1)
     pairs = pairs[:-1].reshape(num_classes, num_classes)
-    return jnp.diagonal(pairs), jnp.sum(pairs, axis=1), jnp.sum(pairs, axis=0)
+    true, predicted = (jnp.sum(pairs, axis=axis, dtype=jnp.int32) for axis in (1, 0))
+    return jnp.diagonal(pairs), true, predicted
 
 
 def _sums_by_class(label: Array, counted: Array, num_classes: int) -> tuple[Array, Array, Array]:

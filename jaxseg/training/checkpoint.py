@@ -6,10 +6,12 @@ is guessed from files; the seal tells an intact checkpoint from a damaged one.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg.errors import RunFailed, UserError
@@ -47,9 +50,16 @@ class Checkpoints:
                 )
             )
         self.folder = Path(folder).absolute()
+        alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                create=False,
+                # Of several processes one saves and restores; it needs no other for that.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    **(alone if jax.process_count() > 1 else {})
+                ),
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 # The loop decides when to save; orbax must not skip a save that it is told to make.
@@ -93,8 +103,8 @@ class Checkpoints:
         `damaged_<step>` once an older one is found to be intact.
 
         Args:
-            template: journal -> tree of jax.ShapeDtypeStruct with shardings: exactly this structure and these shapes
-                and dtypes are restored.
+            template: journal -> tree of jax.ShapeDtypeStruct: exactly this structure and these shapes and dtypes are
+                restored, to one device of this process.
             say: told of what was damaged.
 
         Raises:
@@ -102,6 +112,7 @@ class Checkpoints:
             RunFailed: one cannot be read for another reason, such as no memory or no permission.
         """
         damaged: dict[int, str] = {}
+        _mute_late_reads()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._open(step, template)
@@ -154,6 +165,10 @@ class Checkpoints:
         journal = Journal.from_dict(record)
         wanted = template(journal)
         self._check_fit(step, seal["leaves"], wanted)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
+        )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         state = self._manager.restore(step, args=args)["state"]
         for name, leaf in _named_leaves(state):
@@ -231,6 +246,20 @@ def _check_finite(state: Any) -> None:
                 f"training diverged: {name} is no number any more, this state is not saved; lower the learning rate "
                 "or set optim.clip_norm, then start again in a new --workdir"
             )
+
+
+def _mute_late_reads() -> None:
+    """Reads that go on in threads after one has failed each print a traceback, hundreds for a missing file."""
+    before = sys.unraisablehook
+    if getattr(before, "__wrapped__", None) is _mute_late_reads:
+        return
+
+    @functools.wraps(_mute_late_reads)
+    def hook(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            before(what)
+
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

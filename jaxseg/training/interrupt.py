@@ -36,10 +36,10 @@ class Interrupts:
         """Whether the run has been told to stop."""
         return self.signal is not None
 
-    def check(self) -> None:
-        """Raises `Interrupted` if the run has been told to stop."""
-        if self.signal is not None:
-            raise Interrupted(self.signal)
+    def check(self, told: int = 0) -> None:
+        """Raises `Interrupted` if the run has been told to stop, here or (`told`, a signal's number) elsewhere."""
+        if number := told or self.signal:
+            raise Interrupted(number)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from jaxseg.arch import Arch, train_macs
@@ -85,7 +86,7 @@ def fit(
         save: (state, journal, scores of this very step or None).
         reporter: told of phases, windows and scores.
         every: cadences.
-        interrupts: asked after every step, and by `evaluate` itself.
+        interrupts: asked after every step, and by `evaluate` itself. Of several processes all stop at the same step.
         scored: whether this very state has been evaluated. An evaluation that is due and missing, since the run was
             stopped in the middle of it, is made up for first.
         patience: skipped updates in a row after which the run ends, see `training.steps`.
@@ -135,7 +136,7 @@ def fit(
                 with clock.waiting():
                     batch = next(stream)
                     seen = batch["index"]
-                    batch = parallel.put_batch(batch)
+                    batch = parallel.put_batch(batch, interrupts.signal or 0)
                 state, sums = compiled(state, batch)
                 journal.step += 1
                 journal.phase_step += 1
@@ -149,14 +150,16 @@ def fit(
                     clock.flush(journal, reporter)
                     scores = score(arch, state)
                     clock.restart()
-                told = bool(interrupts)  # asked once: a signal from here on is for the next step
+                # Asked once: a signal from here on is for the next step. Several processes stop at the same step,
+                # so what is heard is what came back from the devices.
+                told = clock.told if jax.process_count() > 1 else interrupts.signal or 0
                 if told:
                     clock.flush(journal, reporter)
                 due = every.save and journal.step % every.save == 0
                 if told or due or scores is not None:
                     save(state, journal, scores)
                 if told:
-                    interrupts.check()
+                    raise Interrupted(told)
             clock.flush(journal, reporter)
         if phase.is_over(state, journal.phase_step):
             why = "steps" if journal.phase_step >= phase.steps else "until"
@@ -189,13 +192,17 @@ def _step_macs(arch: Arch, phase: Phase) -> int:
 
 
 class _Clock:
-    """Collects sums and times between log lines, fetching from the device one step late."""
+    """Collects sums and times between log lines, fetching from the device one step late.
+
+    told: the signal that any process has been sent, as known two steps later at the latest; 0 = none.
+    """
 
     def __init__(self, batch_size: int, skipped: "_Skipped"):
         self._batch_size = batch_size
         self._due_step: int | None = None
-        self._pending: collections.deque[tuple[int, Any, Any]] = collections.deque()
+        self._pending: collections.deque[tuple[int, Any, Any, Any]] = collections.deque()
         self._skipped = skipped
+        self.told = 0
         self.restart()
 
     def restart(self) -> None:
@@ -207,10 +214,11 @@ class _Clock:
         return _Waiting(self)
 
     def add(self, sums: dict[str, Any], seen: Any, *, due: bool, step: int) -> None:
+        told = sums.pop("told")
         self._sums.append(sums)
-        self._pending.append((step, sums["skipped"], seen))
+        self._pending.append((step, sums["skipped"], seen, told))
         if len(self._pending) > 2:
-            self._skipped.add(*self._pending.popleft())
+            self._look_at_oldest()
         if due:
             self._due_step = step
 
@@ -221,7 +229,7 @@ class _Clock:
     def flush(self, journal: Journal, reporter: Reporter) -> None:
         step, self._due_step = self._due_step or journal.step, None
         while self._pending:
-            self._skipped.add(*self._pending.popleft())
+            self._look_at_oldest()
         if not self._sums:
             return
         sums = to_host(self._sums)
@@ -230,6 +238,12 @@ class _Clock:
         window = Window(sums, images, wall_s, self._wait_s, journal.train_macs)
         self.restart()
         reporter.train(step, window)
+
+    def _look_at_oldest(self) -> None:
+        """Waits for the oldest step that was not looked at."""
+        *update, told = self._pending.popleft()
+        self._skipped.add(*update)
+        self.told = max(self.told, int(told))
 
 
 class _Skipped:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -51,14 +52,16 @@ class Parallel:
         return AXIS if self.mode == "pmap" else None
 
     def _sharding(self, *spec: str | None) -> NamedSharding:
-        # Auto axes: under Explicit ones Flax's convolutions refuse to trace.
-        mesh = jax.make_mesh(
-            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
-        )
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        return _sharding(self.devices, *spec)
+
+    @property
+    def local_devices(self) -> tuple[Any, ...]:
+        """Those of this process."""
+        return tuple(d for d in self.devices if d.process_index == jax.process_index())
 
     def compile(self, step: Step) -> Step:
         """The compiled step; donates the state."""
+        step = _listening(step, self.axis_name)
         if self.mode == "pmap":
             mapped = jax.pmap(
                 step,
@@ -77,24 +80,61 @@ class Parallel:
             donate_argnums=0,
         )
 
-    def put_batch(self, batch: Batch) -> dict[str, Any]:
-        """Starts the copy of a host batch to the devices."""
+    def put_batch(self, batch: Batch, told: int | None = None) -> dict[str, Any]:
+        """Starts the copy of this process's part of a batch to its devices.
+
+        Args:
+            batch: on the host.
+            told: a number of this process, if any; the step's sums then hold the largest of all processes as `told`,
+                so that all know it at the same step.
+        """
+        rows = len(batch["weight"])
+        if told is not None:
+            batch = {**batch, "told": np.full(rows, told, np.int32)}
         if self.mode == "pmap":
-            n = len(self.devices)
-            return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
+            n = len(self.local_devices)
+            return {k: v.reshape(n, rows // n, *v.shape[1:]) for k, v in batch.items()}
         cut = self._sharding(AXIS)
         return {k: jax.make_array_from_process_local_data(cut, v) for k, v in batch.items()}
 
     def put_state(self, state: Any) -> Any:
         """The state on every device."""
+        if jax.process_count() > 1:
+            state = to_host(state)
         return jax.device_put(state, self._sharding())
 
-    def on_devices(self, template: Any) -> Any:
-        """ShapeDtypeStructs told to lie on every device, for restoring."""
-        everywhere = self._sharding()
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template
-        )
+    def put_local(self, tree: Any) -> Any:
+        """Values that all processes have, on the devices of this process, for what it computes alone."""
+        devices = self.local_devices
+        if len(devices) < len(self.devices):
+            tree = to_host(tree)
+        return jax.device_put(tree, _sharding(devices))
+
+    def put_local_batch(self, batch: Batch) -> dict[str, Any]:
+        """A batch cut over the devices of this process, or whole on each where it does not divide."""
+        devices = self.local_devices
+        cut = () if len(batch["weight"]) % len(devices) else (AXIS,)
+        return jax.device_put(batch, _sharding(devices, *cut))
+
+
+def _sharding(devices: tuple[Any, ...], *spec: str | None) -> NamedSharding:
+    # Auto axes: under Explicit ones Flax's convolutions refuse to trace.
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def _listening(step: Step, axis_name: str | None) -> Step:
+    """The step, and in its sums the largest `told` of the batch, where it has one."""
+
+    def listening(state: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if "told" not in batch:
+            return step(state, batch)
+        batch = dict(batch)
+        told = jnp.max(batch.pop("told"))
+        state, sums = step(state, batch)
+        return state, {**sums, "told": jax.lax.pmax(told, axis_name) if axis_name else told}
+
+    return listening
 
 
 def to_host(tree: Any) -> Any:

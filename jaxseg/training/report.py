@@ -107,6 +107,18 @@ class Report:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
+class Silence:
+    """The reporter of a process that is not the first: says and writes nothing."""
+
+    def phase(self, step: int, phase: Phase, arch: Arch) -> None: ...
+
+    def train(self, step: int, window: Window) -> None: ...
+
+    def evaluated(self, step: int, scores: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _board(folder: Path, purge_step: int) -> Any:
     """A TensorBoard writer; imported here, since it imports torch where that is installed, for a second or more."""
     from tensorboardX import SummaryWriter

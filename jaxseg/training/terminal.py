@@ -26,10 +26,11 @@ def percent(value: float | None) -> str:
 class Terminal:
     """Shows step, loss, mIoU of train and val, images/s, share of time waiting for data, time left."""
 
-    def __init__(self, total_steps: int, console: Console | None = None):
+    def __init__(self, total_steps: int, console: Console | None = None, *, quiet: bool = False):
+        """Args: of the whole run; where to; whether nothing is to be shown at all."""
         self._total = total_steps
         self._val: float | None = None
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or Console(soft_wrap=True, highlight=False, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

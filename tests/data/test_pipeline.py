@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from jaxseg.data import datasets
 from jaxseg.data.pipeline import eval_stream, train_stream
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
-from jaxseg.errors import UserError
+from jaxseg.errors import RunFailed, UserError
 from tests.data import raw
 
 AUGMENT = Augment(0.5, 2.0, 0.5, 0.3, 0.5)
@@ -174,8 +177,10 @@ class _Gone(_Bug):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_our_bugs_stay_bugs_and_the_disk_is_the_user_s(workers):
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RunFailed, match="cannot make a: ZeroDivisionError: ours") as error:
         batches(_Bug(), num_workers=workers)
+    assert "\n" not in str(error.value)
+    assert "in __getitem__" in str(error.value.__cause__)  # whoever wants the whole story
     with pytest.raises(UserError, match="cannot read a: got .*Input/output error"):
         batches(_Gone(), num_workers=workers)
     assert not multiprocessing.active_children()
@@ -208,3 +213,71 @@ def test_impossible_numbers(split):
     for options in (dict(num_workers=-1), dict(prefetch=0)):
         with pytest.raises(UserError, match="data.num_workers, data.prefetch"):
             batches(split, **options)
+
+
+class _Killing(_Bug):
+    """The process that reads the n-th example is killed."""
+
+    def __init__(self, at):
+        self._left = at
+        self.spec = None
+
+    def __getitem__(self, i):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"image": np.zeros((90, 120, 3), np.uint8), "label": np.zeros((90, 120), np.uint8)}
+
+
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_worker_that_is_killed_is_one_line_and_soon(at):
+    begin_s = time.monotonic()
+    with pytest.raises(RunFailed, match="ended by signal 9") as error:
+        batches(_Killing(at), num_workers=2)
+    assert "\n" not in str(error.value) and time.monotonic() - begin_s < 30
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_killed_while_it_writes(split):
+    """A batch is larger than a pipe, so a worker that is ahead is in the middle of a message."""
+    plan = TrainPlan(len(split), 4, seed=1, size_px=(256, 512))
+    with train_stream(split, plan, AUGMENT, seed=1, start=0, stop=50, num_workers=1) as stream:
+        next(stream)
+        time.sleep(1)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(RunFailed, match="ended by signal 9"):
+            for _ in range(10):
+                next(stream)
+        with pytest.raises((RunFailed, StopIteration)):
+            next(stream)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import multiprocessing, os, signal\n"
+        "from jaxseg.data import workers\n"
+        "def make(n): return bytes(10**6)\n"
+        "if __name__ == '__main__':\n"
+        "    stream = workers.Workers(make, 0, 10**6, count=2, ahead=2)\n"
+        "    next(stream)\n"
+        "    print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    file = tmp_path / "killed.py"
+    file.write_text(code)
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, env=env)
+    assert done.returncode == -signal.SIGKILL
+    pids, limit = [int(x) for x in done.stdout.split()], time.monotonic() + 10
+    assert len(pids) == 2
+    while any(_alive(p) for p in pids) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(_alive(p) for p in pids)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,5 +1,6 @@
 """IoU by hand, against pixel-by-pixel counting, and the void rule."""
 
+import jax
 import numpy as np
 
 from jaxseg.objectives import metrics
@@ -49,3 +50,14 @@ def test_device_sums_equal_the_confusion_matrix():
     np.testing.assert_array_equal(sums["true"], confusion.sum(axis=1))
     np.testing.assert_array_equal(sums["predicted"], confusion.sum(axis=0))
     assert metrics.scores(**sums) == metrics.scores_from_confusion(confusion)
+
+
+def test_sums_of_a_step_are_the_same_with_64_bits():
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random((2, 9, 7)) < 0.2, IGNORE_LABEL, rng.integers(0, 4, (2, 9, 7)))
+    label, prediction = label.astype(np.uint8), rng.integers(0, 4, (2, 9, 7)).astype(np.int32)
+    with jax.enable_x64(True):
+        wide = jax.jit(metrics.class_sums, static_argnums=2)(label, prediction, 4)
+    for name, value in metrics.class_sums(label, prediction, 4).items():
+        assert wide[name].dtype == value.dtype == np.int32
+        np.testing.assert_array_equal(wide[name], value)

@@ -19,6 +19,7 @@ from jaxseg.inference.artifact import flatten, load_model, save_model, unflatten
 from jaxseg.models import zoo
 from jaxseg.models.heads.aspp import deeplabv3_head
 from jaxseg.training import run
+from jaxseg.training.workdir import has_begun
 from jaxseg.weights import files, pretrained
 from jaxseg.weights.torch_names import to_torch, torch_keys
 from tests.fakes import FakeSplit, small_arch
@@ -347,7 +348,7 @@ def test_a_run_that_never_saved_does_not_start_at_random(folder, tmp_path, strai
     """Killed while its first checkpoint was being written: a resume by all signs, and yet a fresh start."""
     run.train(tmp_path / "run", tuned(folder, max_steps=2))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert run.has_begun(tmp_path / "run")
+    assert has_begun(tmp_path / "run")
     again = run.train(tmp_path / "run", tuned(folder))
     assert again["state_digest"] == straight["state_digest"]
     shutil.rmtree(tmp_path / "run" / "checkpoints")
