@@ -139,50 +139,52 @@ def answer_many(
         executed: told (segment, images it ran on, fillers included) for every segment that ran.
     """
     start = jax.jit(segments.start)
+    gather = jax.jit(lambda tree, rows: jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree))
+    label = jax.jit(labels_at, static_argnums=1)
 
     def stage(index: int):
         last = index == len(segments.runs) - 1
 
         def run(variables: Any, state: Carry, size: tuple[int, int], pixel: Array, image: Array):
             state, logits = segments.runs[index](variables, state)
-            labels = labels_at(logits, size)
             if last:
-                return state, labels, jnp.ones(labels.shape[0], bool)
-            return state, labels, segments.confidence(logits, pixel, size) >= image
+                return state, logits, jnp.ones(logits.shape[0], bool)
+            return state, logits, segments.confidence(logits, pixel, size) >= image
 
         return jax.jit(run, static_argnums=2)
 
     stages = [stage(i) for i in range(len(segments.runs))]
-    gather = jax.jit(lambda state, rows: jax.tree.map(lambda x: jnp.take(x, rows, axis=0), state))
+
+    def some(tree: Any, rows: np.ndarray, of: int) -> Any:
+        """Those rows of every leaf, filled up; the tree itself where it has no others."""
+        if rows.size == of:
+            return tree
+        filler = np.full(min(bucket(rows.size), of) - rows.size, rows[0])
+        return gather(tree, jnp.asarray(np.concatenate([rows, filler])))
 
     def answer(variables: Any, image: Array, limits: Thresholds) -> Answer:
-        batch, size = image.shape[0], tuple(image.shape[1:3])
-        labels = np.zeros((batch, *size), np.uint8)
-        taken = np.zeros(batch, np.int32)
-        where = np.arange(batch)  # the image that each of the first rows belongs to
-        state, rows = start(variables, image), batch
+        size = tuple(image.shape[1:3])
+        labels = np.zeros((image.shape[0], *size), np.uint8)
+        taken = np.zeros(image.shape[0], np.int32)
+        where = np.arange(image.shape[0])  # the image that each of the first rows belongs to
+        state, rows = start(variables, image), image.shape[0]
         pixel, least = np.append(limits.pixel, 0), np.append(limits.image, 0)
         for index, run in enumerate(stages):
-            state, maps, sure = run(
+            state, logits, sure = run(
                 variables, state, size, jnp.float32(pixel[index]), jnp.float32(least[index])
             )
             if executed is not None:
                 executed(index, rows)
-            leaves = np.asarray(sure)[: len(where)]
-            labels[where[leaves]] = np.asarray(maps)[: len(where)][leaves]
-            taken[where[leaves]] = index
-            stay = np.nonzero(~leaves)[0]
+            sure = np.asarray(sure)[: where.size]
+            leave, stay = np.nonzero(sure)[0], np.nonzero(~sure)[0]
+            if leave.size:
+                maps = np.asarray(label(some(logits, leave, rows), size))
+                labels[where[leave]] = maps[: leave.size]
+                taken[where[leave]] = index
             if not stay.size:
                 break
-            where = where[stay]
-            wanted = min(bucket(stay.size), rows)
-            if wanted < rows:
-                filled = np.concatenate([stay, np.full(wanted - stay.size, stay[0])])
-                state, rows = gather(state, jnp.asarray(filled)), wanted
-            elif stay.size < rows:
-                # The batch does not shrink, but rows and images must keep their order.
-                filled = np.concatenate([stay, np.full(rows - stay.size, stay[0])])
-                state = gather(state, jnp.asarray(filled))
+            state, where = some(state, stay, rows), where[stay]
+            rows = min(bucket(stay.size), rows)
         return Answer(labels, taken)
 
     return answer
