@@ -32,6 +32,7 @@ FLOORS = (
         "jaxseg.predict",
         "jaxseg.bench",
         "jaxseg.export",
+        "jaxseg.deploy",
         "jaxseg.data.__main__",
     ),
 )

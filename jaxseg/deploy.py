@@ -1,0 +1,210 @@
+"""`python -m jaxseg.deploy --workdir=W --output=DIR [--max-latency-ms | --max-macs | --min-miou]`: for this device."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg import build, cli, runtime
+from jaxseg.arch import Arch
+from jaxseg.data.pipeline import eval_stream
+from jaxseg.errors import UserError
+from jaxseg.inference import collect as collecting
+from jaxseg.inference.artifact import load_model, save_model
+from jaxseg.inference.curve import draw_front
+from jaxseg.inference.deployment import Routing
+from jaxseg.inference.exits import CONFIDENCES, MEASURES, Policy
+from jaxseg.inference.part_times import measure_parts
+from jaxseg.inference.predictor import model_folder
+from jaxseg.inference.search import BUDGETED, FINAL, INPUT, SETTINGS, Deployment, Search
+from jaxseg.inference.side_by_side import Timed, side_by_side
+from jaxseg.models import mess
+from jaxseg.models.mess import costs
+
+SPLITS = ("calib", "train", "val")
+TIMED = 50
+"""Images that the written folder is timed on."""
+NUMBERS = ("float32", "bfloat16")
+COMMAND = cli.Command(
+    "deploy",
+    "Chooses exits, heads and thresholds for this device, and writes a folder that holds nothing else.",
+    (
+        cli.Flag("workdir", "a training folder or a deployed folder", required=True),
+        cli.Flag("output", "the folder to write", required=True),
+        cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
+        cli.Flag("numbers", "of the computation", default="float32", choices=NUMBERS),
+        cli.Flag("max-latency-ms", "mean milliseconds per image on this device, at the most"),
+        cli.Flag("max-macs", "mean multiply-adds per image, at the most"),
+        cli.Flag("min-miou", "on the split of the search, in [0, 1], at the least"),
+        cli.Flag("setting", "only one of them; default: whatever is best", choices=SETTINGS),
+        cli.Flag(
+            "split", "whose images are searched on; never test", default="calib", choices=SPLITS
+        ),
+        cli.Flag("confidence", "of a pixel", default="top1", choices=CONFIDENCES),
+        cli.Flag("measure", "of an image", default="pixels", choices=MEASURES),
+        cli.Flag("height", "input height in pixels; default: of the split's first image"),
+        cli.Flag("width", "input width in pixels; default: of the split's first image"),
+    ),
+    config_help="replaces a value of the sections data and eval that the model was trained with",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses, loads, looks once, searches, writes, measures what it wrote, prints."""
+    args = cli.parse(COMMAND, argv)
+    limits = {name: _number(args, name) for name in ("max_latency_ms", "max_macs", "min_miou")}
+    if limits["max_latency_ms"] is not None and limits["max_macs"] is not None:
+        raise UserError("deploy", expected="either --max-latency-ms or --max-macs, not both")
+    arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
+    config = build.evaluation_config(card, argv)
+    split, plan = build.evaluation_split(config, card, args["split"])
+    if not len(split):
+        raise UserError(f"split {args['split']} holds no images", do="choose another with --split")
+    runtime.use_compilation_cache(build.cache_folder(config) / "xla")
+    size_px = tuple(
+        cli.whole(args, name, int(split.sizes_px[0, i]))
+        for i, name in enumerate(("height", "width"))
+    )
+    arch = replace(arch, aux=(), numbers=replace(arch.numbers, compute=args["numbers"]))
+    policy = Policy(confidence=args["confidence"], measure=args["measure"])
+
+    begin_s = time.perf_counter()
+    with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
+        evidence = collecting.collect(arch, variables, card.mean, card.std, batches, policy=policy)
+    looked_s = time.perf_counter()
+    unit = "MACs" if limits["max_macs"] is not None else "ms"
+    if unit == "MACs":
+        found = costs(arch, size_px)
+        path_cost = lambda chain, place, _: found.paths(chain[: place + 1])[-1]  # noqa: E731
+    else:
+        path_cost = measure_parts(arch, variables, card.mean, card.std, size_px, policy).path
+    timed_s = time.perf_counter()
+    search = Search(
+        evidence,
+        path_cost,
+        image=collecting.IMAGE,
+        settings=(args["setting"],) if args["setting"] else (FINAL, BUDGETED, INPUT),
+    )
+    least = limits["min_miou"]
+    most = limits["max_macs"] if unit == "MACs" else limits["max_latency_ms"]
+    chosen = search.best(
+        max_cost=np.inf if most is None else most, min_miou=-np.inf if least is None else least
+    )
+    front = search.pareto()
+    searched_s = time.perf_counter()
+
+    small, parts, routing = assembled(arch, variables, chosen, policy)
+    deployment = {**routing.to_dict(), "expected": {**asdict(chosen), "unit": unit}}
+    origin = {**card.origin, "deployed": {"split": args["split"], **runtime.provenance()}}
+    output = Path(args["output"])
+    save_model(output, small, parts, replace(card, deployment=deployment, origin=origin))
+    same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
+    if not same:
+        raise UserError(
+            "--height, --width", got=size_px, expected="the size of some images of the split"
+        )
+    images = [split[i]["image"] for i in same]
+    both = side_by_side(Timed(small, parts, routing), Timed(*_final(arch, variables)), card, images)
+    promised = path_cost((len(arch.exits),), 0, FINAL)
+    record = {
+        "schema": 1,
+        "split": args["split"],
+        "num_images": len(split),
+        "shape": size_px,
+        "numbers": args["numbers"],
+        "limits": {k: v for k, v in limits.items() if v is not None},
+        "unit": unit,
+        "chosen": _row(arch, chosen),
+        "final_only": {"miou": evidence.miou(len(arch.exits)), "cost": promised},
+        "ratio_promised": chosen.cost / promised,
+        **both,
+        "configurations": search.count,
+        "with_two_gates": search.by_gates.get(2, 0),
+        "seconds": {
+            "look": looked_s - begin_s,
+            "time": timed_s - looked_s,
+            "search": searched_s - timed_s,
+        },
+        "pareto": [_row(arch, x) for x in front],
+        **runtime.provenance(),
+    }
+    try:
+        (output / "deploy.json").write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {output / 'deploy.json'}", got=error.strerror) from error
+    draw_front(front, chosen, record["final_only"], unit, output / "pareto.png")
+    print(_told(record))
+    print(f"written to {output}")
+
+
+def assembled(
+    arch: Arch, variables: dict[str, Any], chosen: Deployment, policy: Policy
+) -> tuple[Arch, dict[str, Any], Routing]:
+    """What is deployed: the smaller network, its variables, and how it answers."""
+    final = len(arch.exits)
+    early = [h for h in chosen.heads if h != final]
+    small, parts = mess.sub_network(arch, variables, early, final=chosen.heads[-1] == final)
+    setting = FINAL if chosen.setting == BUDGETED else chosen.setting
+    return small, parts, Routing(setting, chosen.pixel, chosen.image, policy)
+
+
+def _final(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any], Routing]:
+    """The original network alone."""
+    small, parts = mess.sub_network(arch, variables, (), final=True)
+    return small, parts, Routing()
+
+
+def _row(arch: Arch, one: Deployment) -> dict[str, Any]:
+    """For people: heads by name."""
+    names = [_name(arch, head) for head in one.heads]
+    return {**asdict(one), "heads": names}
+
+
+def _name(arch: Arch, head: int) -> str:
+    if head == len(arch.exits):
+        return "final"
+    found = arch.exits[head]
+    return f"exit_{head} after {found.inputs[0]}: {found.kind} {list(found.widths)}"
+
+
+def _number(args: dict[str, Any], name: str) -> float | None:
+    """A flag as a number above 0, or None."""
+    if args[name] is None:
+        return None
+    try:
+        value = float(args[name])
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        flag = "--" + name.replace("_", "-")
+        raise UserError(flag, got=repr(args[name]), expected="a number above 0")
+    return value
+
+
+def _told(record: dict[str, Any]) -> str:
+    chosen, final = record["chosen"], record["final_only"]
+    shares = ", ".join(f"{100 * x:.0f} %" for x in chosen["taken"])
+    thresholds = (
+        f", thresholds of pixels {chosen['pixel']}, of images {chosen['image']}"
+        if chosen["image"]
+        else ""
+    )
+    return (
+        f"{record['configurations']} configurations in {record['seconds']['search']:.1f} s, "
+        f"{record['num_images']} images of {record['split']}\n"
+        f"{chosen['setting']}: {'; '.join(chosen['heads'])}{thresholds}\n"
+        f"  leave there: {shares}\n"
+        f"  expected: mIoU {100 * chosen['miou']:.2f} %, {chosen['cost']:.4g} {record['unit']} "
+        f"(final only: {100 * final['miou']:.2f} %, {final['cost']:.4g} {record['unit']})\n"
+        f"  measured: {record['mean_ms']:.2f} ms, {record['ratio_measured']:.3f} of final only "
+        f"({record['final_only_mean_ms']:.2f} ms); promised {record['ratio_promised']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
