@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxseg.arch import Arch
     from jaxseg.inference.predictor import Model
+    from jaxseg.inference.ways import InputDependent
 
 __version__ = "0.1.0"
 __all__ = ["create", "load"]
@@ -27,8 +28,10 @@ def load(
     window_overlap_frac: float = 1 / 3,
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
-) -> "Model":
+) -> "Model | InputDependent":
     """A trained model, ready to be called on uint8 images (see `inference.predictor.Model`).
+
+    A folder that `deploy` made answers as it was deployed: with exits, each image as far as it needs.
 
     Args:
         folder: a training folder (its last weights) or a deployed folder.
@@ -42,9 +45,11 @@ def load(
     """
     from jaxseg.inference.augmented import Mode
     from jaxseg.inference.predictor import Model
+    from jaxseg.inference.ways import INPUT, InputDependent, Way
 
-    mode = Mode(window_px, window_overlap_frac, flip, scales)
-    return Model.load(folder, mode=mode)
+    model = Model.load(folder, mode=Mode(window_px, window_overlap_frac, flip, scales))
+    way = Way.from_dict(model.card.evaluation.get("exits", {}))
+    return InputDependent.of(model, way) if way.name == INPUT else model
 
 
 def create(

@@ -17,12 +17,12 @@ from jaxseg.errors import UserError
 from jaxseg.inference import collect as collecting
 from jaxseg.inference.artifact import load_model, save_model
 from jaxseg.inference.curve import draw_front
-from jaxseg.inference.deployment import Routing
 from jaxseg.inference.exits import CONFIDENCES, MEASURES, Policy
 from jaxseg.inference.part_times import measure_parts
 from jaxseg.inference.predictor import model_folder
 from jaxseg.inference.search import BUDGETED, FINAL, INPUT, SETTINGS, Deployment, Search
 from jaxseg.inference.side_by_side import Timed, side_by_side
+from jaxseg.inference.ways import Way
 from jaxseg.models import mess
 from jaxseg.models.mess import costs
 
@@ -98,18 +98,19 @@ def main(argv: Sequence[str]) -> None:
     front = search.pareto()
     searched_s = time.perf_counter()
 
-    small, parts, routing = assembled(arch, variables, chosen, policy)
-    deployment = {**routing.to_dict(), "expected": {**asdict(chosen), "unit": unit}}
-    origin = {**card.origin, "deployed": {"split": args["split"], **runtime.provenance()}}
+    small, parts, way = assembled(arch, variables, chosen, policy)
+    evaluation = {**card.evaluation, "exits": way.to_dict()}
+    told = {"split": args["split"], "expected": {**asdict(chosen), "unit": unit}}
+    origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
     output = Path(args["output"])
-    save_model(output, small, parts, replace(card, deployment=deployment, origin=origin))
+    save_model(output, small, parts, replace(card, evaluation=evaluation, origin=origin))
     same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
     if not same:
         raise UserError(
             "--height, --width", got=size_px, expected="the size of some images of the split"
         )
     images = [split[i]["image"] for i in same]
-    both = side_by_side(Timed(small, parts, routing), Timed(*_final(arch, variables)), card, images)
+    both = side_by_side(Timed(small, parts, way), Timed(*_final(arch, variables)), card, images)
     promised = path_cost((len(arch.exits),), 0, FINAL)
     record = {
         "schema": 1,
@@ -144,19 +145,19 @@ def main(argv: Sequence[str]) -> None:
 
 def assembled(
     arch: Arch, variables: dict[str, Any], chosen: Deployment, policy: Policy
-) -> tuple[Arch, dict[str, Any], Routing]:
+) -> tuple[Arch, dict[str, Any], Way]:
     """What is deployed: the smaller network, its variables, and how it answers."""
     final = len(arch.exits)
     early = [h for h in chosen.heads if h != final]
     small, parts = mess.sub_network(arch, variables, early, final=chosen.heads[-1] == final)
     setting = FINAL if chosen.setting == BUDGETED else chosen.setting
-    return small, parts, Routing(setting, chosen.pixel, chosen.image, policy)
+    return small, parts, Way(setting, (), policy, chosen.pixel, chosen.image)
 
 
-def _final(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any], Routing]:
+def _final(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any], Way]:
     """The original network alone."""
     small, parts = mess.sub_network(arch, variables, (), final=True)
-    return small, parts, Routing()
+    return small, parts, Way()
 
 
 def _row(arch: Arch, one: Deployment) -> dict[str, Any]:

@@ -33,7 +33,6 @@ class Card:
     class_names, class_colors: K names and RGB triples.
     mean, std: of RGB scaled to [0, 1]; the network sees (image / 255 - mean) / std.
     data, evaluation: the config sections `data` and `eval` that it was trained with.
-    deployment: how a multi-exit model answers, see `deployment.Routing`; {} = by its last head.
     origin: step, config name, seed, jaxseg and jax versions, commit, scores: for people and records.
     """
 
@@ -43,7 +42,6 @@ class Card:
     std: tuple[float, ...]
     data: dict[str, Any]
     evaluation: dict[str, Any]
-    deployment: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -198,7 +196,6 @@ def _card(record: dict[str, Any], folder: Path) -> Card:
             std=tuple(record["std"]),
             data=record["data"],
             evaluation=record["evaluation"],
-            deployment=record.get("deployment", {}),
             origin=record["origin"],
         )
     except (KeyError, TypeError) as error:

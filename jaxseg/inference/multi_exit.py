@@ -18,7 +18,6 @@ from jaxseg.errors import UserError
 from jaxseg.inference.exits import Policy, Thresholds, image_confidence
 from jaxseg.inference.labelling import labels_at
 from jaxseg.layers.normalise import normalise
-from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import mess, zoo
 from jaxseg.types import Array
 
@@ -42,12 +41,12 @@ class Segments(NamedTuple):
 
     start:  (variables, image uint8 [B, H, W, 3]) -> Carry, before any block.
     runs:   per exit, the final one last: (variables, Carry) -> (Carry, logits float32 [B, h, w, K]).
-    confidence: (logits, threshold of pixels, size (H, W) of the image) -> float32 [B].
+    confidence: (logits, threshold of pixels) -> float32 [B], on the exit's own grid.
     """
 
     start: Callable[[Any, Array], Carry]
     runs: tuple[Callable[[Any, Carry], tuple[Carry, Array]], ...]
-    confidence: Callable[[Array, Array, tuple[int, int]], Array]
+    confidence: Callable[[Array, Array], Array]
 
 
 def cut(
@@ -58,7 +57,7 @@ def cut(
     Args:
         arch: at least one exit; at most one behind each block (see `mess.sub_network`).
         mean, std: per channel, of images scaled to [0, 1].
-        policy: how confidence is measured; on the grid of the final answer.
+        policy: how confidence is measured.
 
     Raises:
         UserError: no exits, several behind one block, or out of order.
@@ -75,7 +74,6 @@ def cut(
     ends.append(len(arch.backbone.blocks))
     heads = [*arch.exits, arch.head]
     module = zoo.module(arch)
-    stride = {spec.name: spec.out_stride for spec in zoo.blocks(arch)}["head"]
 
     def start(variables: Any, image: Array) -> Carry:
         return normalise(image, mean, std, jnp.dtype(arch.numbers.compute)), {}
@@ -94,9 +92,8 @@ def cut(
 
         return run
 
-    def confidence(logits: Array, pixel: Array, size: tuple[int, int]) -> Array:
-        grid = (-(-size[0] // stride), -(-size[1] // stride))
-        return image_confidence(resize_bilinear(logits, grid), policy, pixel)
+    def confidence(logits: Array, pixel: Array) -> Array:
+        return image_confidence(logits, policy, pixel)
 
     return Segments(start, tuple(map(run_to, range(len(ends)))), confidence)
 
@@ -112,7 +109,7 @@ def answer_one(segments: Segments) -> Callable[[Any, Array, Thresholds], Answer]
 
         if index == len(segments.runs) - 1:
             return leave()
-        sure = segments.confidence(logits, limits.pixel[index], size)[0] >= limits.image[index]
+        sure = segments.confidence(logits, limits.pixel[index])[0] >= limits.image[index]
         return jax.lax.cond(
             sure, leave, lambda: from_exit(index + 1, variables, state, size, limits)
         )
@@ -149,7 +146,7 @@ def answer_many(
             state, logits = segments.runs[index](variables, state)
             if last:
                 return state, logits, jnp.ones(logits.shape[0], bool)
-            return state, logits, segments.confidence(logits, pixel, size) >= image
+            return state, logits, segments.confidence(logits, pixel) >= image
 
         return jax.jit(run, static_argnums=2)
 

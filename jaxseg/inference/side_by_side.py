@@ -4,21 +4,20 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxseg.arch import Arch
 from jaxseg.inference.artifact import Card
-from jaxseg.inference.deployment import Routing, make_answers
-from jaxseg.models.folding import fold
+from jaxseg.inference.predictor import Model
+from jaxseg.inference.ways import INPUT, InputDependent, Way
 
 
 class Timed(NamedTuple):
-    """A network and how it answers."""
+    """A network, and how it answers."""
 
     arch: Arch
     variables: dict[str, Any]
-    routing: Routing
+    way: Way
 
 
 def side_by_side(
@@ -33,31 +32,30 @@ def side_by_side(
         rounds: each image, by both, in turn; its median counts.
 
     Returns:
-        'mean_ms' of `one` over images and 'final_only_mean_ms' of `other`, their 'ratio_measured', and 'taken', the
-        share of images that left at each exit of `one`.
+        'mean_ms' of `one` over images and 'final_only_mean_ms' of `other`, their 'ratio_measured', and
+        'taken_measured', the share of images that left at each exit of `one`.
     """
-    runs = []
-    for timed in (one, other):
-        arch, variables = fold(timed.arch, timed.variables)
-        answers = make_answers(arch, card.mean, card.std, timed.routing)
-        runs.append((answers, jax.device_put(variables)))
+    runs = [_answers(timed, card) for timed in (one, other)]
     times = np.empty((rounds, len(images), 2))
-    left = np.zeros(len(one.arch.exits) + 1)
     for i, image in enumerate(images):
-        for answers, variables in runs:
-            answers(variables, image[None])  # compiles for a new size
+        for run in runs:
+            run(image)  # compiles for a new size
         for r in range(rounds):
-            for which, (answers, variables) in enumerate(runs):
+            for which, run in enumerate(runs):
                 begin_s = time.perf_counter()
-                _, taken = answers(variables, image[None])
+                run(image)
                 times[r, i, which] = 1e3 * (time.perf_counter() - begin_s)
-                if r == which == 0:
-                    left[taken[0]] += 1
     mine, theirs = np.median(times, axis=0).mean(axis=0)
+    left = np.array(getattr(runs[0], "left", [len(images)]), float)
     return {
         "mean_ms": float(mine),
         "final_only_mean_ms": float(theirs),
         "ratio_measured": float(mine / theirs),
-        "taken_measured": (left / len(images)).tolist(),
+        "taken_measured": (left / left.sum()).tolist(),
         "timed_images": len(images),
     }
+
+
+def _answers(timed: Timed, card: Card) -> Any:
+    model = Model(timed.arch, timed.variables, card)
+    return InputDependent.of(model, timed.way) if timed.way.name == INPUT else model

@@ -42,6 +42,36 @@ class Way:
         if self.name not in WAYS:
             raise unknown_name("mode", self.name, WAYS)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The section `eval.exits` that says so."""
+        policy = {k: getattr(self.policy, k) for k in ("confidence", "measure", "smooth")}
+        return {
+            "mode": self.name,
+            "chosen": list(self.chosen),
+            **policy,
+            "pixel": list(self.pixel),
+            "image": list(self.image),
+        }
+
+    @classmethod
+    def from_dict(cls, section: dict[str, Any]) -> "Way":
+        """The inverse; what is missing is as in a fresh `Way`.
+
+        Raises:
+            UserError: not such a section.
+        """
+        if not isinstance(section, dict):
+            raise UserError("eval.exits", got=repr(section), expected="an object")
+        policy = {k: section[k] for k in ("confidence", "measure", "smooth") if k in section}
+        lists = {k: section[k] for k in ("chosen", "pixel", "image") if k in section}
+        for key, values in lists.items():
+            if not isinstance(values, list | tuple) or not all(
+                isinstance(x, int | float) for x in values
+            ):
+                raise UserError(f"eval.exits.{key}", got=repr(values), expected="numbers")
+        tuples = {k: tuple(v) for k, v in lists.items()}
+        return cls(str(section.get("mode", FINAL)), policy=Policy(**policy), **tuples)
+
     def exits(self, arch: Arch) -> tuple[int, ...]:
         """The chosen exits of `arch`; UserError if there are none, or several behind one block."""
         if not arch.exits:

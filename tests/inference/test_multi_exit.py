@@ -10,7 +10,7 @@ import pytest
 from jaxseg.arch import Counts
 from jaxseg.errors import UserError
 from jaxseg.inference import multi_exit
-from jaxseg.inference.exits import NEVER, Policy, image_confidence, stacked, thresholds
+from jaxseg.inference.exits import NEVER, Policy, image_confidence, thresholds
 from jaxseg.inference.labelling import labels_at
 from jaxseg.layers.normalise import normalise
 from jaxseg.models import mess, zoo
@@ -18,7 +18,7 @@ from jaxseg.models.mess import DLB, ExitDesign
 from tests.models.test_zoo import K, filled
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
-B, SIZE = 7, (32, 48)
+B, SIZE = 7, (64, 96)
 PIXEL = 0.99  # a random network is sure of most pixels
 
 
@@ -35,7 +35,7 @@ def network():
     def everything(variables, images):
         outputs = zoo.module(arch).apply(variables, normalise(images, MEAN, STD, jnp.float32))
         maps = [labels_at(x, SIZE) for x in (*outputs.exits.values(), outputs.logits)]
-        scores = [image_confidence(x, Policy(), jnp.float32(PIXEL)) for x in stacked(outputs)[:-1]]
+        scores = [image_confidence(x, Policy(), PIXEL) for x in outputs.exits.values()]
         return jnp.stack(maps), jnp.stack(scores)
 
     return arch, variables, images, *jax.device_get(everything(variables, images))
