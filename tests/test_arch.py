@@ -172,12 +172,14 @@ def test_layers_are_found_by_name():
     [
         # units: MACs of one block; [block_00, block_01, block_02, head(02), aux(00), exit(01)]
         ("block_00 block_01 block_02 head aux_0 exit_0", 2 + 3 + 3 + 3 + 3 + 3),
-        ("", 6),
-        ("head", 6 + 1),
-        ("aux_0", 6 + 1),
-        # the weights of block_01 itself; inputs of block_02, of head and of exit_0
-        ("block_01", 6 + 1 + 3),
-        ("block_02 head", 6 + 1 + 1 + 1),
+        # an exit that does not learn does not run
+        ("", 5),
+        ("head", 5 + 1),
+        ("aux_0", 5 + 1),
+        ("exit_0", 5 + 2),
+        # the weights of block_01 itself; inputs of block_02 and of head
+        ("block_01", 5 + 1 + 2),
+        ("block_02 head", 5 + 1 + 1 + 1),
     ],
 )
 def test_train_macs_by_hand(trained, expected):

@@ -4,7 +4,7 @@ Stage 1 (section 3.3.1) is the run's last phase with plain FCN heads on every ex
 In stage 2 (section 3.3.2) heads of all designs behind every exit point take the place of the first ones and learn from
 labels and from the final answer; everything else is frozen. Heads share nothing, so learning together or apart is the
 same; it is one phase per exit point, all of its heads in one pass over the frozen features, because the time to compile
-grows faster than the number of heads (2 CPU cores: 12 s for 12 small ones, 63 s for 16, 162 s for 24 with 174 layers).
+grows faster than the number of heads (2 busy CPU cores: about a minute for 16 heads, over six for 48).
 """
 
 import functools
