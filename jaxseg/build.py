@@ -200,6 +200,7 @@ def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
     _check_ranges(cli.flat_keys(config))
+    answer_mode(config.eval)
     return config
 
 

@@ -19,7 +19,7 @@ class UserError(ValueError):
     def __init__(self, what: str, *, got: object = None, expected: object = None, do: str = ""):
         head = what if got is None else f"{what}: got {got}"
         parts = [head, f"expected {expected}" if expected is not None else "", do]
-        super().__init__("; ".join(_one_line(str(part)) for part in parts if part))
+        super().__init__("; ".join(one_line(str(part)) for part in parts if part))
 
 
 def short(value: object) -> str:
@@ -28,7 +28,7 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Whitespace becomes a space; what a terminal would obey is spelt out; what nobody would read is left out."""
     text = " ".join(text[: 2 * MAX_SHOWN].split())
     shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
