@@ -77,6 +77,24 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def at_most_mb(limit: float) -> Iterator[None]:
+    """Resident memory never rises by more than `limit` MB. Measured on Linux only."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        yield
+        return
+
+    def peak_mb() -> float:
+        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1e3
+
+    reset.write_text("5")  # the peak becomes what is held now
+    before = peak_mb()
+    yield
+    assert peak_mb() - before <= limit
+
+
 def _directory(path: Path) -> None:
     path.mkdir()
 

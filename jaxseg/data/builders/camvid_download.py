@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import lzma
 import shutil
 import stat
 import struct
@@ -135,14 +134,15 @@ def _unpack(archive: Path, target: Path, counts: Mapping[str, int], tell: Tell) 
                     wanted.append((member, target / parts[-2] / parts[-1]))
             for done, (member, path) in enumerate(wanted, 1):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # ZipFile stops at the size that the member declares, which was added up above.
-                path.write_bytes(zipped.read(member))
+                # In pieces: read as a whole, a member is inflated to the end and only then cut to the size that
+                # it declares, which was added up above.
+                with zipped.open(member) as packed, path.open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
                 tell("unpacking", done, len(wanted))
     # zipfile raises any of these for some kind of damage.
     except (
         zipfile.BadZipFile,
         zlib.error,
-        lzma.LZMAError,
         struct.error,
         NotImplementedError,
         RuntimeError,
@@ -172,6 +172,9 @@ def _refuse_unsafe(members: list[zipfile.ZipInfo]) -> None:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError("the archive has a link or a device", got=repr(name))
+        # bzip2 and LZMA give all that a block holds at once.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError("the archive is packed in another way", expected="deflated or stored")
 
 
 def _verify(root: Path, digests: Mapping[str, str], counts: Mapping[str, int], tell: Tell) -> str:
