@@ -48,7 +48,6 @@ ALLOWED = {
     ("jaxseg/training/run.py", "json"): "the records of one's own run",
     ("tests/weights/test_torch_file.py", "pickle"): "shows that the hostile pickles do run",
     ("tests/weights/test_torch_file.py", "shell"): "what a hostile pickle there would call",
-    ("tests/parity/pairs.py", "import"): "imports the library that a pair names",
 }
 
 
