@@ -8,12 +8,11 @@ made from those specs, so they cannot disagree on what is computed. Imports no J
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jaxseg.errors import UserError, unknown_name
+from jaxseg.outside import as_record, parse_object
 from jaxseg.types import IGNORE_LABEL
 
 SCHEMA = 1
@@ -27,6 +26,26 @@ BATCH, FOLDED = NORMS = ("batch", "folded")
 
 IMAGE = "image"
 """What a head calls the normalised image among its inputs; it has 3 channels and stride 1."""
+
+
+LIMITS = {
+    "blocks": 1000,
+    "heads": 1000,
+    "widths": 2**16,
+    "stride": 32,
+    "dilation": 128,
+    "kernel": 31,
+    "rates": 128,
+}
+"""Far beyond any published network; what is larger is refused before anything is made of it."""
+
+
+def _check_limits(record: object, *fields: str) -> None:
+    for field in fields:
+        found = getattr(record, field)
+        for value in found if isinstance(found, tuple) else (found,):
+            if not 1 <= value <= LIMITS[field]:
+                raise UserError(field, got=value, expected=f"1 to {LIMITS[field]}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,11 @@ class BlockArch:
     dilation: int = 1
     kernel: int = 3
 
+    def __post_init__(self):
+        _check_limits(self, "widths", "stride", "dilation", "kernel")
+        if self.kernel % 2 == 0:
+            raise UserError("kernel", got=self.kernel, expected="an odd number")
+
 
 @dataclass(frozen=True)
 class BackboneArch:
@@ -54,6 +78,10 @@ class BackboneArch:
 
     name: str
     blocks: tuple[BlockArch, ...]
+
+    def __post_init__(self):
+        if not 1 <= len(self.blocks) <= LIMITS["blocks"]:
+            raise UserError("blocks", got=len(self.blocks), expected=f"1 to {LIMITS['blocks']}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,7 @@ class HeadArch:
         object.__setattr__(self, "dropout", float(self.dropout))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError("dropout", got=self.dropout, expected="a number in [0, 1)")
+        _check_limits(self, "widths", "rates")
 
 
 @dataclass(frozen=True)
@@ -95,6 +124,9 @@ class NumbersArch:
     def __post_init__(self):
         object.__setattr__(self, "norm_eps", float(self.norm_eps))
         object.__setattr__(self, "norm_momentum", float(self.norm_momentum))
+        for name, value in (("norm_eps", self.norm_eps), ("norm_momentum", self.norm_momentum)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(name, got=value, expected="a number in [0, 1]")
         if self.compute not in COMPUTE:
             raise unknown_name("compute format", self.compute, COMPUTE)
         if self.norm not in NORMS:
@@ -117,6 +149,11 @@ class Arch:
     def __post_init__(self):
         if not 1 <= self.num_classes <= IGNORE_LABEL:
             raise UserError("num_classes", got=self.num_classes, expected=f"1 to {IGNORE_LABEL}")
+        for field in ("aux", "exits"):
+            if len(getattr(self, field)) > LIMITS["heads"]:
+                raise UserError(
+                    field, got=len(getattr(self, field)), expected=f"up to {LIMITS['heads']}"
+                )
 
 
 def block_name(index: int) -> str:
@@ -132,53 +169,26 @@ def to_json(arch: Arch) -> str:
     return json.dumps(dataclasses.asdict(arch), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> Arch:
-    """The inverse of `to_json`. Fields that have defaults may be missing.
+def from_json(text: str | bytes) -> Arch:
+    """The inverse of `to_json`. Fields that have defaults may be missing. The text may come from anywhere.
 
     Raises:
         UserError: not JSON, unknown schema, unknown or missing field, wrong type, impossible value.
     """
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError("an architecture is not valid JSON", got=str(error)) from error
-    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
+    record = parse_object(text, "an architecture")
+    if record.get("schema", SCHEMA) != SCHEMA:
         raise UserError(
             "unknown schema of an architecture",
             got=repr(record["schema"]),
             expected=SCHEMA,
             do="use the version of jaxseg that wrote it",
         )
-    return _parse(record, Arch, "arch")
+    return as_record(record, Arch, "arch")
 
 
 def digest(arch: Arch) -> str:
     """16 hexadecimal digits that identify the architecture: the head of sha256 of its JSON."""
     return hashlib.sha256(to_json(arch).encode()).hexdigest()[:16]
-
-
-def _parse(value: object, hint: object, path: str) -> typing.Any:
-    """`value` as decoded from JSON, checked against a field's type and turned into it."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise UserError(path, got=repr(value), expected="an object")
-        hints = typing.get_type_hints(hint)
-        for name in value:
-            if name not in hints:
-                raise unknown_name(f"field of {path}", name, hints)
-        for field in dataclasses.fields(hint):
-            if field.default is dataclasses.MISSING and field.name not in value:
-                raise UserError(f"{path} lacks the field {field.name!r}")
-        return hint(**{k: _parse(v, hints[k], f"{path}.{k}") for k, v in value.items()})
-    if isinstance(hint, types.GenericAlias):  # tuple[X, ...] is the only generic we use
-        if not isinstance(value, list):
-            raise UserError(path, got=repr(value), expected="a list")
-        item = typing.get_args(hint)[0]
-        return tuple(_parse(v, item, f"{path}[{i}]") for i, v in enumerate(value))
-    accepted = (int, float) if hint is float else hint
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        raise UserError(path, got=repr(value), expected=f"a value of type {hint.__name__}")
-    return value
 
 
 # --- Specs ---

@@ -16,6 +16,7 @@ from jaxseg.inference.layer_times import layer_times, roofline_table
 from jaxseg.inference.predictor import model_folder
 from jaxseg.inference.roofline import peaks
 from jaxseg.models import zoo
+from jaxseg.outside import write_file
 
 COMMAND = cli.Command(
     "bench",
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         print(roofline_table(rows, best))
     path = Path(args["output"]) if args["output"] else folder / "bench.json"
     try:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        write_file(path, (json.dumps(record, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error
     print(

@@ -15,7 +15,7 @@ from jaxseg.arch import Arch
 from jaxseg.data import datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.errors import UserError, short, unknown_name
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
@@ -30,6 +30,9 @@ from jaxseg.training.parallel import Parallel
 from jaxseg.training.phases import Phase
 from jaxseg.training.plan import Plan
 from jaxseg.weights import pretrained
+
+MAX_SIDE_PX = 2**14
+"""Of a training crop, and so of the images that `bench` and `export` make up."""
 
 
 def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> Plan:
@@ -224,19 +227,52 @@ def open_split(data: ConfigDict, split: str) -> datasets.Split:
 
 
 def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
-    """The sections `data` and `eval` that a model was trained with, with overrides applied."""
-    # A model may be older than a setting.
-    settings = cli.to_plain(defaults.get_config().eval) | card.evaluation
+    """The sections `data` and `eval` that a model was trained with, with overrides applied.
+
+    Raises:
+        UserError: a value of another type than the setting's, or out of its range: a card may come from anybody.
+    """
+    usual = defaults.get_config()
     # Compiled programs are run from there, so a folder that came from elsewhere does not say where.
-    data = {**card.data, "cache_dir": defaults.get_config().data.cache_dir}
-    config = cli.from_plain({"data": data, "eval": settings})
+    data = {**card.data, "cache_dir": usual.data.cache_dir}
+    given = {"data": data, "eval": card.evaluation}
+    settings = {k: _laid_over(cli.to_plain(usual)[k], given[k], f"the model's {k}") for k in given}
+    config = cli.from_plain(settings)
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
-    if config.eval.batch_size < 1:
-        raise UserError("eval.batch_size", got=config.eval.batch_size, expected="1 or more")
+    _check_ranges(cli.flat_keys(config))
     answer_mode(config.eval)
     exit_way(config.eval)
     return config
+
+
+def _laid_over(usual: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:
+    """`usual` with the values of `given`, which must be of the same types.
+
+    A model may be older than a setting, which then has its default, or than its removal, and then it is left out.
+    """
+    made = dict(usual)
+    for key, like in usual.items():
+        if key not in given:
+            continue
+        value = given[key]
+        if isinstance(like, dict) and isinstance(value, dict):
+            made[key] = _laid_over(like, value, f"{where}.{key}")
+        elif _is_like(value, like):
+            made[key] = value
+        else:
+            expected = f"a value such as {like!r}"
+            raise UserError(f"{where}.{key}", got=short(value), expected=expected)
+    return made
+
+
+def _is_like(value: Any, like: Any) -> bool:
+    """Whether a JSON value has the type of another; of lists, that of the first item."""
+    if isinstance(like, list):
+        return isinstance(value, list) and all(_is_like(item, like[0]) for item in value)
+    if type(like) is float and type(value) is int:
+        return abs(value) < 2**63
+    return type(value) is type(like) and not isinstance(like, dict)
 
 
 def answer_mode(settings: ConfigDict) -> Mode:
@@ -295,21 +331,22 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in section.items() if not isinstance(v, ConfigDict)}
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    """Ranges that no type can express, before anything is prepared."""
+def _check_ranges(flat: dict[str, Any]) -> None:
+    """Ranges that no type can express, of those settings that are there."""
     whole: Callable[[Any], bool] = lambda x: x >= 1  # noqa: E731
     not_negative: Callable[[Any], bool] = lambda x: x >= 0  # noqa: E731
+    side = (lambda x: 32 <= x <= MAX_SIDE_PX, f"32 or more, at most {MAX_SIDE_PX}")
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "max_steps": (not_negative, "0 (none) or more"),
         "ema_decay": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
         "accumulate": (whole, "1 or more"),
         "max_skipped": (whole, "1 or more"),
         "data.batch_size": (whole, "1 or more"),
-        "data.height_px": (lambda x: x >= 32, "32 or more"),
-        "data.width_px": (lambda x: x >= 32, "32 or more"),
-        "data.num_workers": (not_negative, "0 (threads) or more"),
+        "data.height_px": side,
+        "data.width_px": side,
+        "data.num_workers": (lambda x: 0 <= x <= 1024, "0 (threads) to 1024"),
         "data.prefetch": (whole, "1 or more"),
-        "eval.batch_size": (whole, "1 or more"),
+        "eval.batch_size": (lambda x: 1 <= x <= 2**16, f"1 or more, at most {2**16}"),
         "eval.every_steps": (not_negative, "0 (at the end only) or more"),
         "eval.num_pictures": (not_negative, "0 or more"),
         "checkpoint.every_steps": (not_negative, "0 (at evaluations only) or more"),
@@ -317,10 +354,15 @@ def _check_numbers(config: ConfigDict) -> None:
         "checkpoint.keep_best": (not_negative, "0 or more"),
         "log.every_steps": (whole, "1 or more"),
     }
-    flat = cli.flat_keys(config)
     for key, (holds, expected) in rules.items():
-        if not holds(flat[key]):
+        if key in flat and not holds(flat[key]):
             raise UserError(key, got=flat[key], expected=expected)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Ranges that no type can express, before anything is prepared."""
+    flat = cli.flat_keys(config)
+    _check_ranges(flat)
     for key in ("data.mean", "data.std", "loss.class_weights"):
         if not all(isinstance(x, int | float) for x in flat[key]):
             raise UserError(key, got=flat[key], expected="numbers")

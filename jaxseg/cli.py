@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxseg import processes
-from jaxseg.errors import Interrupted, RunFailed, UserError, unknown_name
+from jaxseg.errors import Interrupted, RunFailed, UserError, short, unknown_name
 
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -83,7 +83,12 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     except KeyboardInterrupt:  # outside a training run: nothing to save
         print("interrupted", file=sys.stderr)
         status, together = INTERRUPTED, False
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            # A path too long, a folder that may not be searched: nobody asks before every `is_dir`.
+            mistake = UserError(f"cannot use {short(error.filename)}", got=error.strerror)
+            print(f"error: {mistake}", file=sys.stderr)
+            return processes.leave(MISTAKE, together=False)
         traceback.print_exc()
         print("error: this is a bug in jaxseg, please report it", file=sys.stderr)
         status, together = FAILED, False

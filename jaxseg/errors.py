@@ -6,6 +6,9 @@
 import difflib
 from collections.abc import Iterable
 
+MAX_SHOWN = 4000
+"""Characters of one part of a message: enough for a list of files."""
+
 
 class UserError(ValueError):
     """Raised for mistakes in configs, names, paths, types and data; never for our own bugs.
@@ -16,7 +19,20 @@ class UserError(ValueError):
     def __init__(self, what: str, *, got: object = None, expected: object = None, do: str = ""):
         head = what if got is None else f"{what}: got {got}"
         parts = [head, f"expected {expected}" if expected is not None else "", do]
-        super().__init__("; ".join(" ".join(str(p).split()) for p in parts if p))
+        super().__init__("; ".join(one_line(str(part)) for part in parts if part))
+
+
+def short(value: object) -> str:
+    """The beginning of a value's repr, for messages about values that came from outside."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def one_line(text: str) -> str:
+    """Whitespace becomes a space; what a terminal would obey is spelt out; what nobody would read is left out."""
+    text = " ".join(text[: 2 * MAX_SHOWN].split())
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 class RunFailed(RuntimeError):

@@ -19,6 +19,7 @@ from jaxseg.inference.predictor import Model, Score, make_score, model_folder
 from jaxseg.inference.ways import ANYTIME, INPUT, WAYS, InputDependent, parts
 from jaxseg.models import mess
 from jaxseg.objectives.boundary import BoundaryTally
+from jaxseg.outside import write_file
 
 SPLITS = ("train", "calib", "val", "test")
 COMMAND = cli.Command(
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
     """Parses, loads, evaluates, writes, prints."""
     args = cli.parse(COMMAND, argv)
     workdir = Path(args["workdir"])
+    if (workdir / "pictures").is_symlink():  # a folder that came from elsewhere does not say where
+        raise UserError(f"{workdir / 'pictures'} is a link", expected="a folder", do="remove it")
     arch, variables, card = load_model(model_folder(workdir, args["checkpoint"]))
     config = build.evaluation_config(card, argv)
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
@@ -95,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     table = workdir / f"confusion_{args['split']}.csv"
     picture = workdir / "pictures" / f"confusion_{args['split']}.png"
     try:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        write_file(path, (json.dumps(record, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error
     write_confusion(tally.confusion, card.class_names, table)

@@ -85,7 +85,7 @@ def edited(path: str, value: object) -> str:
     "text, words",
     [
         ("{nope", ["not valid JSON"]),
-        ("[1]", ["arch", "an object"]),
+        ("[1]", ["an architecture", "a list", "a JSON object"]),
         (edited("schema", 99), ["schema", "99", "expected 1"]),
         (
             edited("bakcbone", {}),

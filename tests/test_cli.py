@@ -123,6 +123,12 @@ MISTAKES = [
     ),
     (evaluate, ["--workdir=/nowhere"], "no such folder"),
     (evaluate, ["--workdir={files}"], "no model at"),
+    (evaluate, [f"--workdir={'x' * 5000}"], "cannot use 'xxx.*File name too long"),
+    (
+        train,
+        [QUICKSTART, "--workdir=W", "--config.data.name=folder", f"--config.data.dir={'x' * 5000}"],
+        "cannot use 'xxx.*File name too long",
+    ),
     (predict, ["--workdir={files}", "--input=x", "--output=y"], "no model at"),
 ]
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxseg.data import datasets, preparation
 from jaxseg.data.pairs import Problem, RawFolder
 from jaxseg.data.progress import Tell, reporting
+from jaxseg.errors import one_line
 from jaxseg.types import IGNORE_LABEL
 
 
@@ -66,8 +67,9 @@ def render(report: Report) -> str:
     """The report as text: problems and notes one a line, then a summary."""
     if not report.num_images:
         return f"{report.name} is generated: there are no files to check"
-    lines = [f"{problem.file}: {problem.what}" for problem in report.problems]
-    lines += [f"note: {note}" for note in report.notes]
+    # Names of files may hold anything; a terminal obeys some of it.
+    lines = [one_line(f"{problem.file}: {problem.what}") for problem in report.problems]
+    lines += [one_line(f"note: {note}") for note in report.notes]
     counts = ", ".join(f"{split} {count}" for split, count in report.num_images.items())
     lines.append(f"{report.name} in {report.dir}: {counts} images with labels")
     most = sorted(report.sizes_px.items(), key=lambda item: -item[1])

@@ -14,11 +14,18 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from jaxseg.errors import UserError
+from jaxseg.outside import read_file
 
 MAX_PIXELS = 178_956_970
 """Twice Pillow's limit for a warning, where Pillow itself refuses: half a gigabyte of RGB."""
+MAX_FILE_BYTES = 2**30
 MIN_SIDE_PX = 8
+MAX_PNG_RATIO = 1032
+"""What deflate can do at most: 258 bytes for two bits."""
+MAX_JPEG_PIXELS_PER_BYTE = 512
+"""A code of at least one bit for each block of 8x8 in the first scan."""
 PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA, PNG_RGBA = 0, 2, 3, 4, 6
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 EXIF_ORIENTATION = 0x0112
 
 
@@ -32,6 +39,7 @@ class Header(NamedTuple):
     format: 'PNG' or 'JPEG'. height_px, width_px: as stored.
     bits:   per channel. color: a PNG_* number; JPEGs have PNG_GREY, PNG_RGB, or -1 for CMYK.
     alpha:  whether there is transparency. orientation: Exif, 1 = upright.
+    num_bytes: of the file.
     """
 
     format: str
@@ -41,6 +49,7 @@ class Header(NamedTuple):
     color: int
     alpha: bool
     orientation: int
+    num_bytes: int
 
 
 def read_header(data: bytes) -> Header:
@@ -52,7 +61,7 @@ def read_header(data: bytes) -> Header:
     try:
         # The classes and not Image.open: its warning about large images is process-wide state, and
         # the limit is checked by us before anything is decoded.
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if data[:8] == PNG_SIGNATURE:
             with PngImageFile(io.BytesIO(data)) as image:
                 width, height = image.size
                 bits, color = data[24], data[25]
@@ -60,14 +69,15 @@ def read_header(data: bytes) -> Header:
                 turned = image.getexif().get(EXIF_ORIENTATION, 1) if "exif" in image.info else 1
                 # Reads on and compares check sums without decoding, before libpng would complain on stderr.
                 image.verify()
-            return Header("PNG", height, width, bits, color, alpha, turned)
+            return Header("PNG", height, width, bits, color, alpha, turned, len(data))
         if data[:3] == b"\xff\xd8\xff":
             with JpegImageFile(io.BytesIO(data)) as image:
                 width, height = image.size
                 color = {"L": PNG_GREY, "RGB": PNG_RGB}.get(image.mode, -1)
                 turned = image.getexif().get(EXIF_ORIENTATION, 1)
-            return Header("JPEG", height, width, 8, color, False, turned)
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError) as error:
+            return Header("JPEG", height, width, 8, color, False, turned, len(data))
+    # A warning, of an Exif part that is damaged, is one only where warnings are errors.
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, Warning) as error:
         raise BadImage(f"truncated or damaged ({error})") from error
     raise BadImage("empty file" if not data else "neither PNG nor JPEG")
 
@@ -79,7 +89,27 @@ def size_faults(header: Header) -> list[str]:
         return [f"absurd size {width}x{height} px, more than {MAX_PIXELS // 10**6} megapixels"]
     if min(height, width) < MIN_SIDE_PX:
         return [f"absurd size {width}x{height} px, less than {MIN_SIDE_PX} px on a side"]
+    # Before memory is taken for pixels that cannot be there.
+    if header.format == "PNG":
+        channels = {PNG_RGB: 3, PNG_GREY_ALPHA: 2, PNG_RGBA: 4}.get(header.color, 1)
+        needed = height * (1 + width * channels * header.bits // 8) // MAX_PNG_RATIO
+    else:
+        needed = height * width // MAX_JPEG_PIXELS_PER_BYTE
+    if needed > header.num_bytes:
+        return [f"claims {width}x{height} px, more than {header.num_bytes} bytes can hold"]
     return []
+
+
+def check_size(pixels: np.ndarray, header: Header) -> None:
+    """Refuses an image [H, W, ...] that is not of the size its header said, or that size turned.
+
+    Raises:
+        BadImage: as said.
+    """
+    said = (header.height_px, header.width_px)
+    if pixels.shape[:2] not in (said, said[:: -1 if header.orientation >= 5 else 1]):
+        height, width = pixels.shape[:2]
+        raise BadImage(f"says {said[1]}x{said[0]} px and holds {width}x{height} px")
 
 
 def image_faults(header: Header) -> list[str]:
@@ -127,6 +157,8 @@ def decode_label(data: bytes) -> np.ndarray:
     Raises:
         BadImage: the pixels cannot be decoded.
     """
+    if data[:8] != PNG_SIGNATURE or len(data) < 26 or data[24] not in (1, 2, 4, 8):
+        raise BadImage("no PNG of up to 8 bits")
     bits, color = data[24], data[25]
     if color == PNG_PALETTE:
         try:
@@ -147,12 +179,14 @@ def read_image(path: Path) -> np.ndarray:
         UserError: one line that names the file and what is wrong.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(Path(path), max_bytes=MAX_FILE_BYTES)
         header = read_header(data)
         faults = size_faults(header) or (["CMYK image"] if header.color == -1 else [])
         if faults:
             raise BadImage(faults[0])
-        return decode_image(data)
+        image = decode_image(data)
+        check_size(image, header)
+        return image
     except OSError as error:
         raise UserError(f"cannot read {path}", got=error.strerror) from error
     except BadImage as error:

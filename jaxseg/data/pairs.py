@@ -10,6 +10,7 @@ import numpy as np
 from jaxseg.data import images
 from jaxseg.data.images import BadImage
 from jaxseg.data.spec import DatasetSpec
+from jaxseg.outside import read_file
 
 
 class Problem(NamedTuple):
@@ -95,6 +96,8 @@ def inspect(root: Path, pair: Pair, allowed: np.ndarray) -> Inspected:
     """
     problems: list[Problem] = []
     values = np.zeros(256, np.int64)
+    if not pair.name.isprintable():
+        problems.append(Problem(pair.image, "name with bytes that are no text"))
     image = _open(root, pair.image, problems)
     label = _open(root, pair.label, problems)
     size_px = (0, 0) if image is None else (image[1].height_px, image[1].width_px)
@@ -102,11 +105,11 @@ def inspect(root: Path, pair: Pair, allowed: np.ndarray) -> Inspected:
         faults = images.image_faults(image[1])
         problems += [Problem(pair.image, what) for what in faults]
         if not faults:
-            _try(images.decode_image, image[0], pair.image, problems)
+            _try(images.decode_image, image, pair.image, problems)
     if label is not None:
         faults = images.label_faults(label[1])
         problems += [Problem(pair.label, what) for what in faults]
-        pixels = None if faults else _try(images.decode_label, label[0], pair.label, problems)
+        pixels = None if faults else _try(images.decode_label, label, pair.label, problems)
         if pixels is not None:
             values = np.bincount(pixels.ravel(), minlength=256)
             problems += wrong_values(pair.label, values, allowed)
@@ -192,7 +195,7 @@ def other_counts(raw: RawFolder, published: Mapping[str, int]) -> list[str]:
 def _open(root: Path, file: str, problems: list[Problem]) -> tuple[bytes, images.Header] | None:
     """Bytes and header, or None with the problem noted where nothing may be decoded."""
     try:
-        data = (root / file).read_bytes()
+        data = read_file(root / file, max_bytes=images.MAX_FILE_BYTES)
         header = images.read_header(data)
     except OSError as error:
         problems.append(Problem(file, f"cannot be read ({error.strerror})"))
@@ -205,9 +208,17 @@ def _open(root: Path, file: str, problems: list[Problem]) -> tuple[bytes, images
     return None if faults else (data, header)
 
 
-def _try(decode, data: bytes, file: str, problems: list[Problem]) -> np.ndarray | None:
+def _try(
+    decode: Callable[[bytes], np.ndarray],
+    opened: tuple[bytes, images.Header],
+    file: str,
+    problems: list[Problem],
+) -> np.ndarray | None:
+    data, header = opened
     try:
-        return decode(data)
+        pixels = decode(data)
+        images.check_size(pixels, header)
+        return pixels
     except BadImage as error:
         problems.append(Problem(file, str(error)))
         return None

@@ -7,9 +7,33 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg import outside
 from jaxseg.data import images, store
 from jaxseg.data.spec import DatasetSpec
 from jaxseg.errors import UserError
+
+TFDS = "tensorflow_datasets.core.features"
+
+
+def _image(channels: int) -> dict[str, Any]:
+    shape = {"dimensions": ["-1", "-1", str(channels)]}
+    return {
+        "pythonClassName": f"{TFDS}.image_feature.Image",
+        "image": {"dtype": "uint8", "shape": shape},
+    }
+
+
+FEATURES = {
+    "pythonClassName": f"{TFDS}.features_dict.FeaturesDict",
+    "featuresDict": {
+        "features": {
+            "image": _image(3),
+            "label": _image(1),
+            "name": {"pythonClassName": f"{TFDS}.text_feature.Text", "text": {}},
+        }
+    },
+}
+"""What features.json says of `builders.base`. TFDS imports every module that such a file names, so it must be this."""
 
 
 class Split:
@@ -40,13 +64,18 @@ class Split:
             decoded: folder of the decoded cache of the stored split; None = decode on every access.
         """
         index = store.read_index(folder)
+        if stored_split not in index["splits"]:
+            raise store.damaged(folder)
         columns = index["splits"][stored_split]
         self.name, self.spec = stored_split, spec
         self._folder, self._stored, self._decoded = folder, stored_split, decoded
         self._tfds = folder / index["tfds"]
         sizes = np.array([columns["height_px"], columns["width_px"]], np.int32).T.reshape(-1, 2)
         self._rows = np.arange(len(sizes)) if rows is None else np.asarray(rows)
+        if self._rows.max(initial=-1) >= len(sizes):
+            raise store.damaged(folder)
         pixels = sizes.astype(np.int64).prod(axis=1)
+        self._total_pixels = int(pixels.sum())
         self._offsets = np.concatenate(([0], np.cumsum(pixels)))[self._rows]
         self.sizes_px = sizes[self._rows]
         self.names: list[str] = [columns["name"][row] for row in self._rows]
@@ -86,6 +115,8 @@ class Split:
                 raise ValueError("not the record that the index names")
             image = images.decode_image(record["image"])
             label = self.spec.label_map[images.decode_label(record["label"])]
+            if not image.shape[:2] == label.shape == tuple(self.sizes_px[i]):
+                raise ValueError("not of the size that the index names")
         except (images.BadImage, OSError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(f"{self.names[i]}: {store.damaged(self._folder)}") from error
         return image, label
@@ -93,8 +124,8 @@ class Split:
     def _mapped(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         if self._pixels is None:
             self._pixels = (
-                _map(self._decoded / "images.bin"),
-                _map(self._decoded / "labels.bin"),
+                _map(self._decoded / "images.bin", 3 * self._total_pixels),
+                _map(self._decoded / "labels.bin", self._total_pixels),
             )
         height, width = (int(n) for n in self.sizes_px[i])
         start, size = int(self._offsets[i]), height * width
@@ -108,6 +139,8 @@ def _open_records(folder: Path, split: str) -> Sequence[Any]:
     import tensorflow_datasets as tfds
 
     try:
+        if outside.read_object(folder / "features.json") != FEATURES:
+            raise store.damaged(folder)
         builder = tfds.builder_from_directory(str(folder))
         skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
         return builder.as_data_source(split=split, decoders=skip)
@@ -115,8 +148,10 @@ def _open_records(folder: Path, split: str) -> Sequence[Any]:
         raise store.damaged(folder) from error
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path, size_bytes: int) -> np.ndarray:
     try:
+        if not path.is_file() or path.stat().st_size != size_bytes:
+            raise store.damaged(path.parent)
         return np.asarray(np.memmap(path, np.uint8, mode="r"))
     except (OSError, ValueError) as error:
         raise store.damaged(path.parent) from error

@@ -15,16 +15,21 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxseg import outside
 from jaxseg.errors import UserError
 
 SCHEMA = 1
 UNFINISHED = ".unfinished-"
+MAX_INDEX_BYTES = 2**28
+MAX_SIDE_PX = 2**28
+"""No image that is read has a longer side."""
 
 
 def cache_root(cache_dir: str | Path = "") -> Path:
@@ -98,15 +103,34 @@ def write_index(folder: Path, tfds_folder: str, splits: dict[str, dict[str, list
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `write_index` wrote.
+    """What `write_index` wrote, every value checked: sizes become offsets into files, and a name a folder.
 
     Raises:
-        UserError: it is not readable.
+        UserError: it is not readable, or says what cannot be.
     """
     try:
-        return json.loads((folder / "index.json").read_text())
-    except (OSError, ValueError) as error:
+        index = outside.read_object(folder / "index.json", max_bytes=MAX_INDEX_BYTES)
+    except (OSError, UserError) as error:
         raise damaged(folder) from error
+    tfds_folder, splits = index.get("tfds"), index.get("splits")
+    inside = isinstance(tfds_folder, str) and re.fullmatch(r"\w+/\d+\.\d+\.\d+", tfds_folder)
+    if not inside or not isinstance(splits, dict) or not all(map(_are_columns, splits.values())):
+        raise damaged(folder)
+    return index
+
+
+def _are_columns(columns: Any) -> bool:
+    """Whether these are as many names as heights and widths."""
+    if not isinstance(columns, dict) or columns.keys() != {"name", "height_px", "width_px"}:
+        return False
+    if not all(isinstance(column, list) for column in columns.values()):
+        return False
+    names, heights, widths = (columns[k] for k in ("name", "height_px", "width_px"))
+    return (
+        len(names) == len(heights) == len(widths)
+        and all(type(name) is str for name in names)
+        and all(type(side) is int and 0 < side < MAX_SIDE_PX for side in (*heights, *widths))
+    )
 
 
 def damaged(folder: Path) -> UserError:

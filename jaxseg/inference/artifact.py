@@ -1,12 +1,14 @@
 """A deployable model is one folder: `arch.json`, `variables.safetensors`, `model.json`.
 
-Reading it runs no code: JSON and raw arrays only, and every array is checked against the architecture.
+Reading it runs no code: JSON and raw arrays only, every value within bounds, and every array checked against the
+architecture. It may come from anybody.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import DTypeLike
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from jaxseg import outside, tensors
 from jaxseg.arch import Arch, from_json, to_json
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, short
 from jaxseg.models import zoo
 
 ARCH, VARIABLES, CARD = "arch.json", "variables.safetensors", "model.json"
@@ -115,17 +116,20 @@ def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:
     """Reads a folder written by `save_model`.
 
     Returns:
-        (arch, {'params', 'batch_stats'} of float32 numpy arrays, card). Arrays stored in float16 are widened.
+        (arch, {'params', 'batch_stats'} of float32 numpy arrays, card). Arrays stored in float16 or bfloat16 are
+        widened.
 
     Raises:
-        UserError: a file is missing, damaged, of another schema, or does not fit the architecture.
+        UserError: a file is missing, damaged, of another schema, or does not fit the architecture; or a value in it
+            cannot be.
     """
     folder = Path(folder)
-    record = _read_json(folder / CARD)
-    arch = from_json(_read(folder / ARCH).decode("utf-8", "replace"))
-    data = _read(folder / VARIABLES)
+    record = outside.parse_object(_read(folder / CARD), str(folder / CARD))
     if record.get("schema") != SCHEMA:
         raise UserError(f"{folder / CARD} schema", got=record.get("schema"), expected=SCHEMA)
+    arch = from_json(_read(folder / ARCH))
+    card = _card(record, arch.num_classes, folder / CARD)
+    data = _read(folder / VARIABLES, max_bytes=tensors.MAX_FILE_BYTES)
     found = hashlib.sha256(data).hexdigest()
     if found != record.get("sha256"):
         raise UserError(
@@ -135,10 +139,10 @@ def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:
             do="copy the folder again",
         )
     try:
-        arrays = load_arrays(data)
-    except SafetensorError as error:
+        arrays = tensors.parse(data)
+    except UserError as error:
         raise UserError(f"{folder / VARIABLES} is not a safetensors file", got=error) from error
-    return arch, _checked(arrays, arch, folder), _card(record, folder)
+    return arch, _checked(arrays, arch, folder), card
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -187,37 +191,60 @@ def _checked(arrays: dict[str, np.ndarray], arch: Arch, folder: Path) -> dict[st
     return unflatten({k: v.astype(np.float32) for k, v in arrays.items()})
 
 
-def _card(record: dict[str, Any], folder: Path) -> Card:
-    try:
-        return Card(
-            class_names=tuple(record["class_names"]),
-            class_colors=tuple(tuple(c) for c in record["class_colors"]),
-            mean=tuple(record["mean"]),
-            std=tuple(record["std"]),
-            data=record["data"],
-            evaluation=record["evaluation"],
-            origin=record["origin"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CARD} is not complete", got=f"no valid {error}") from error
+def _card(record: dict[str, Any], num_classes: int, path: Path) -> Card:
+    """The card, every value of it checked: names are printed, colours painted, mean and std divide."""
+
+    def need(key: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(f"{path} {key}", got=short(record[key]), expected=expected)
+
+    if missing := [key for key in Card.__dataclass_fields__ if key not in record]:
+        raise UserError(f"{path} is not complete", got=f"no {', '.join(missing)}")
+    names, colors, mean, std = (record[k] for k in ("class_names", "class_colors", "mean", "std"))
+    need(
+        "class_names",
+        _list_of(names, num_classes, lambda x: type(x) is str and x.isprintable() and len(x) < 200)
+        and len(set(names)) == num_classes,
+        f"{num_classes} different names of printable characters",
+    )
+    need(
+        "class_colors",
+        _list_of(colors, num_classes, lambda x: _list_of(x, 3, _is_byte)),
+        f"{num_classes} times [red, green, blue] of 0 to 255",
+    )
+    need("mean", _list_of(mean, 3, _is_small), "three numbers")
+    need("std", _list_of(std, 3, lambda x: _is_small(x) and x > 0), "three numbers above 0")
+    for key in ("data", "evaluation", "origin"):
+        need(key, type(record[key]) is dict, "a JSON object")
+    return Card(
+        class_names=tuple(names),
+        class_colors=tuple((r, g, b) for r, g, b in colors),
+        mean=tuple(mean),
+        std=tuple(std),
+        data=record["data"],
+        evaluation=record["evaluation"],
+        origin=record["origin"],
+    )
 
 
-def _read(path: Path) -> bytes:
+def _list_of(value: Any, length: int, holds: Callable[[Any], bool]) -> bool:
+    return type(value) is list and len(value) == length and all(map(holds, value))
+
+
+def _is_byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e6
+
+
+def _read(path: Path, *, max_bytes: int = outside.MAX_JSON_BYTES) -> bytes:
     try:
-        return path.read_bytes()
+        return outside.read_file(path, max_bytes=max_bytes)
     except OSError as error:
         raise UserError(
             f"no model at {path.parent}: cannot read {path.name}",
             got=error.strerror,
             do="give a training folder with a finished evaluation, or a deployed folder",
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(_read(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON", got=error) from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}", got=type(record).__name__, expected="a JSON object")
-    return record

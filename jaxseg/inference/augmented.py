@@ -25,6 +25,7 @@ from jaxseg.types import Array
 
 ScoreFn = Callable[[Array], Array]
 MIN_WINDOW_PX = 32
+MAX_SCALE = 16.0
 
 
 def _is_number(value: object) -> bool:
@@ -50,11 +51,12 @@ class Mode:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        window, overlap, scales = tuple(self.window_px), self.window_overlap_frac, self.scales
+        window, overlap, scales = self.window_px, self.window_overlap_frac, self.scales
         if (
-            len(window) != 2
+            not isinstance(window, tuple | list)
+            or len(window) != 2
             or not all(type(n) is int for n in window)
-            or (window != (0, 0) and min(window) < MIN_WINDOW_PX)
+            or (tuple(window) != (0, 0) and min(window) < MIN_WINDOW_PX)
         ):
             raise UserError(
                 "window_px",
@@ -68,10 +70,11 @@ class Mode:
         if (
             not isinstance(scales, tuple | list)
             or not scales
-            or not all(_is_number(s) and 0 < s < math.inf for s in scales)
+            or not all(_is_number(s) and 1 / MAX_SCALE <= s <= MAX_SCALE for s in scales)
         ):
-            raise UserError("scales", got=scales, expected="one or more numbers above 0")
-        object.__setattr__(self, "window_px", window)
+            expected = f"one or more numbers from 1/{MAX_SCALE:.0f} to {MAX_SCALE:.0f}"
+            raise UserError("scales", got=scales, expected=expected)
+        object.__setattr__(self, "window_px", tuple(window))
         object.__setattr__(self, "window_overlap_frac", float(overlap))
         object.__setattr__(self, "scales", tuple(float(s) for s in scales))
 

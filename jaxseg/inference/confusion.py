@@ -1,6 +1,7 @@
 """A confusion matrix as a picture and as a table."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxseg.errors import UserError
+from jaxseg.outside import write_file
 
 MAX_WRITTEN = 30
 """Up to so many classes the cells hold numbers; beyond, colours alone."""
@@ -56,7 +58,9 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Path
             )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=100, format="png")
+        write_file(path, drawn.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error
 
@@ -67,12 +71,13 @@ def write_confusion(confusion: np.ndarray, class_names: Sequence[str], path: Pat
     Raises:
         UserError: the file cannot be written.
     """
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["truth \\ prediction", *class_names])
+    for name, row in zip(class_names, confusion.tolist(), strict=True):
+        table.writerow([name, *row])
     try:
-        with path.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["truth \\ prediction", *class_names])
-            for name, row in zip(class_names, confusion.tolist(), strict=True):
-                table.writerow([name, *row])
+        write_file(path, text.getvalue().encode())
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from jaxseg.errors import UserError
+from jaxseg.outside import write_file
 from jaxseg.types import IGNORE_LABEL
 
 VOID_COLOR = (0, 0, 0)
@@ -69,6 +70,6 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     if not ok:
         raise UserError("cannot encode picture", got=f"shape {picture.shape}", expected="uint8")
     try:
-        path.write_bytes(data.tobytes())
+        write_file(path, data.tobytes())
     except OSError as error:
         raise UserError(f"cannot write {path}", got=error.strerror) from error

@@ -1,5 +1,6 @@
 """From uint8 images to uint8 label maps: `model = jaxseg.load(folder); labels = model(image)`."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,6 +143,6 @@ def model_folder(folder: Path, checkpoint: str = "last") -> Path:
         raise UserError(
             "no such folder", got=repr(str(folder)), do="give --workdir of a training run"
         )
-    if (folder / "arch.json").exists():
+    if os.path.lexists(folder / "arch.json"):
         return folder
     return folder / ("model_best" if checkpoint == "best" else "model")

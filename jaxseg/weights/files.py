@@ -8,31 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
+from jaxseg import tensors
 from jaxseg.errors import UserError
+from jaxseg.outside import read_file
+from jaxseg.tensors import MAX_FILE_BYTES
 from jaxseg.weights import torch_file
 from jaxseg.weights.pickled import BadFile
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-MAX_FILE_BYTES = 4 * 2**30
-"""No segmentation network is larger; a file is read into memory whole."""
-
 PARALLEL_PREFIX = "module."
 """What torch's DataParallel puts before every name."""
-
-_SAFETENSORS_DTYPES = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
 
 
 class Weights(NamedTuple):
@@ -70,10 +56,10 @@ def read(path: Path, *, sha256: str = "") -> Weights:
         )
     try:
         if path.suffix == ".safetensors":
-            arrays, wrapper = _read_safetensors(data), ""
+            arrays, wrapper = tensors.parse(data), ""
         else:
             arrays, wrapper = torch_file.read_state_dict(data)
-    except BadFile as error:
+    except (BadFile, UserError) as error:
         raise UserError(
             f"cannot read weights {path}",
             got=error,
@@ -88,30 +74,6 @@ def read(path: Path, *, sha256: str = "") -> Weights:
 
 def _bytes(path: Path) -> bytes:
     try:
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise UserError(
-                f"weights {path}", got=f"{size} bytes", expected=f"at most {MAX_FILE_BYTES}"
-            )
-        return path.read_bytes()
+        return read_file(path, max_bytes=MAX_FILE_BYTES)
     except OSError as error:
         raise UserError(f"cannot read weights {path}", got=error.strerror) from error
-
-
-def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    try:
-        entries = deserialize(data)
-    except SafetensorError as error:
-        raise BadFile(f"no safetensors file ({error})") from error
-    if not entries:
-        raise BadFile("no tensors")
-    return {name: _array(name, entry) for name, entry in entries}
-
-
-def _array(name: str, entry: dict) -> np.ndarray:
-    dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
-    if dtype is None:
-        raise BadFile(f"the dtype {entry['dtype']} of {name}")
-    values = np.frombuffer(entry["data"], dtype)
-    if entry["dtype"] == "BF16":
-        values = torch_file.widen_bfloat16(values)
-    return values.reshape(entry["shape"])

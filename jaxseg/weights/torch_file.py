@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.tensors import widen_bfloat16
 from jaxseg.weights import pickled
 from jaxseg.weights.pickled import BadFile, Storage, Tensor
 
@@ -63,11 +64,6 @@ def read_state_dict(data: bytes) -> tuple[dict[str, np.ndarray], str]:
     if not tensors:
         raise BadFile("no tensors")
     return {name: _view(tensor, storages) for name, tensor in tensors.items()}, wrapper
-
-
-def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """uint16 [N], the upper halves of float32 numbers -> float32 [N]."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 # --- The two containers: bytes -> (value, storages by key) ---

@@ -87,6 +87,15 @@ def edit(key, value):
     return change
 
 
+def drop(key):
+    def change(path):
+        record = json.loads(path.read_text())
+        del record[key]
+        path.write_text(json.dumps(record))
+
+    return change
+
+
 @pytest.mark.parametrize(
     "name, damage, says",
     [
@@ -95,12 +104,18 @@ def edit(key, value):
         ("variables.safetensors", lambda p: p.unlink(), "cannot read variables.safetensors"),
         ("arch.json", lambda p: p.unlink(), "cannot read arch.json"),
         ("arch.json", lambda p: p.write_text("{"), "not valid JSON"),
-        ("arch.json", edit("num_classes", 4), "does not fit arch.json at"),
+        ("arch.json", edit("num_classes", 4), "class_names: .*expected 4 different names"),
+        (
+            "arch.json",
+            edit("aux", []),
+            "does not fit arch.json at batch_stats/aux_0.* got .*nothing",
+        ),
         ("arch.json", edit("schema", 99), "schema"),
         ("arch.json", edit("family", "segmentor"), "did you mean 'segmenter'"),
         ("model.json", lambda p: p.write_text("[]"), "expected a JSON object"),
         ("model.json", edit("schema", 2), "schema"),
-        ("model.json", edit("mean", 3), "not complete"),
+        ("model.json", edit("mean", 3), "mean: got 3; expected three numbers"),
+        ("model.json", drop("origin"), "not complete: got no origin"),
     ],
 )
 def test_damage_is_one_line(folder, name, damage, says):

@@ -259,7 +259,7 @@ def test_the_program_holds_one_network_however_many_windows():
         ({"window_overlap_frac": -0.1}, "window_overlap_frac"),
         ({"window_overlap_frac": float("nan")}, "window_overlap_frac"),
         ({"flip": 1}, "flip"),
-        ({"scales": ()}, "scales: got .*; expected one or more numbers above 0"),
+        ({"scales": ()}, "scales: got .*; expected one or more numbers from 1/16 to 16"),
         ({"scales": (1.0, 0.0)}, "scales"),
         ({"scales": (-1,)}, "scales"),
         ({"scales": (float("inf"),)}, "scales"),

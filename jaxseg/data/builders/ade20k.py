@@ -25,6 +25,7 @@ from jaxseg.data.builders.base import FolderBuilder
 from jaxseg.data.pairs import Pair, Problem, RawFolder, Verdict, match, other_counts
 from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec, identity_map
 from jaxseg.errors import UserError
+from jaxseg.outside import MAX_TEXT_BYTES, read_file
 from jaxseg.types import IGNORE_LABEL
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -176,11 +177,11 @@ def _mixed(folder: str) -> Problem:
 def _other_classes(path: Path) -> list[Problem]:
     """Where the challenge's table (number, shares, counts, synonyms) does not name our classes."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path, max_bytes=MAX_TEXT_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return [Problem(INFO, f"cannot be read ({error})")]
     rows = [[word.strip() for word in re.split(r"[\t,;]", line)] for line in lines]
-    named = {int(row[0]): row[1:] for row in rows if row[0].isdecimal()}
+    named = {int(row[0]): row[1:] for row in rows if row[0].isdecimal() and len(row[0]) <= 9}
     if named.keys() != set(range(1, LAST + 1)):
         return [Problem(INFO, f"has {len(named)} classes, not those numbered 1 to {LAST}")]
     return [

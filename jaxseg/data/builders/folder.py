@@ -16,6 +16,7 @@ from jaxseg.data.builders.base import FolderBuilder
 from jaxseg.data.pairs import Pair, Problem, RawFolder, match
 from jaxseg.data.spec import NOT_ALLOWED, DatasetSpec, distinct_colors, identity_map
 from jaxseg.errors import UserError
+from jaxseg.outside import MAX_TEXT_BYTES, read_file
 from jaxseg.types import IGNORE_LABEL
 
 LAYOUT = "a folder with images/<split>/ and labels/<split>/ (and classes.txt, optional)"
@@ -63,7 +64,7 @@ def _classes(
         count = _count_classes(root, labels, store.fingerprint(root, labels))
         return tuple(f"class_{k}" for k in range(count)), distinct_colors(count)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path, max_bytes=MAX_TEXT_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", got=error, expected="UTF-8 text") from error
     rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -74,7 +75,7 @@ def _classes(
     for k, (number, words) in enumerate(rows):
         # A name may hold spaces, so the numbers are looked for at the end.
         last = words[-3:]
-        if len(words) > 3 and all(w.isdecimal() for w in last):
+        if len(words) > 3 and all(w.isdecimal() and len(w) <= 9 for w in last):
             red, green, blue = (int(w) for w in last)
             if max(red, green, blue) > 255:
                 raise UserError(
@@ -82,6 +83,8 @@ def _classes(
                 )
             colors[k], words = (red, green, blue), words[:-3]
         names.append(" ".join(words))
+    if strange := [name for name in names if not name.isprintable()]:
+        raise UserError(f"{path}", got=repr(strange[0]), expected="names of printable characters")
     if len(set(names)) != len(names):
         twice = sorted({n for n in names if names.count(n) > 1})
         raise UserError(f"{path} names a class twice", got=", ".join(twice))
@@ -99,7 +102,7 @@ def _count_classes(root: Path, labels: tuple[str, ...], fingerprint: str) -> int
 
     def largest(file: str) -> int:
         try:
-            data = (root / file).read_bytes()
+            data = read_file(root / file, max_bytes=images.MAX_FILE_BYTES)
             header = images.read_header(data)
             if images.size_faults(header) or images.label_faults(header):
                 return -1

@@ -22,6 +22,7 @@ from jaxseg.data.builders.base import FolderBuilder
 from jaxseg.data.pairs import Pair, Problem, RawFolder, View, other_counts
 from jaxseg.data.spec import DatasetSpec, distinct_colors, identity_map
 from jaxseg.errors import UserError
+from jaxseg.outside import MAX_TEXT_BYTES, read_file
 from jaxseg.types import IGNORE_LABEL
 
 PUBLISHED = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}
@@ -114,7 +115,7 @@ def _lists(root: Path) -> dict[str, str]:
 def _names(root: Path, file: str, problems: list[Problem]) -> list[str]:
     """The images in a list, each once."""
     try:
-        lines = (root / file).read_text(encoding="utf-8").splitlines()
+        lines = read_file(root / file, max_bytes=MAX_TEXT_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {root / file}", got=error, expected="UTF-8 text") from error
     names: dict[str, None] = {}
