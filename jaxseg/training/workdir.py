@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import flatten, mend
+from jaxseg.outside import read_object
 
 CONFIG, PROGRESS, RECORD, PRETRAINED = "config.json", "progress.json", "run.json", "pretrained.json"
 MODEL, MODEL_BEST = "model", "model_best"
@@ -41,8 +42,8 @@ class Workdir:
         """The record, or an empty one where there is none."""
         path = self.path / name
         try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError) as error:
+            return read_object(path) if path.exists() else {}
+        except (OSError, UserError) as error:
             raise UserError(
                 f"cannot read {path}", got=error, do="remove it, or the whole run"
             ) from error

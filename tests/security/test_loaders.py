@@ -45,7 +45,7 @@ ALLOWED = {
     ("jaxseg/outside.py", "json"): "the one reader",
     ("jaxseg/training/phases.py", "json"): "what was dumped on the same line",
     ("jaxseg/training/report.py", "json"): "the log of one's own run",
-    ("jaxseg/training/run.py", "json"): "the records of one's own run",
+    ("jaxseg/processes.py", "json"): "what the first process of one's own run says",
     ("tests/weights/test_torch_file.py", "pickle"): "shows that the hostile pickles do run",
     ("tests/weights/test_torch_file.py", "shell"): "what a hostile pickle there would call",
 }
