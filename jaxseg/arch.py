@@ -35,7 +35,7 @@ LIMITS = {
     "stride": 32,
     "dilation": 128,
     "kernel": 31,
-    "rates": 128,
+    "rates": 512,
 }
 """Far beyond any published network; what is larger is refused before anything is made of it."""
 

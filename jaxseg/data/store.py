@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg import outside
+from jaxseg.data.images import MAX_PIXELS
 from jaxseg.errors import UserError
 
 SCHEMA = 1
 UNFINISHED = ".unfinished-"
 MAX_INDEX_BYTES = 2**28
-MAX_SIDE_PX = 2**28
-"""No image that is read has a longer side."""
 
 
 def cache_root(cache_dir: str | Path = "") -> Path:
@@ -120,7 +119,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def _are_columns(columns: Any) -> bool:
-    """Whether these are as many names as heights and widths."""
+    """Whether these are as many names as heights and widths, of images that could have been read."""
     if not isinstance(columns, dict) or columns.keys() != {"name", "height_px", "width_px"}:
         return False
     if not all(isinstance(column, list) for column in columns.values()):
@@ -129,7 +128,8 @@ def _are_columns(columns: Any) -> bool:
     return (
         len(names) == len(heights) == len(widths)
         and all(type(name) is str for name in names)
-        and all(type(side) is int and 0 < side < MAX_SIDE_PX for side in (*heights, *widths))
+        and all(type(side) is int and side > 0 for side in (*heights, *widths))
+        and all(h * w <= MAX_PIXELS for h, w in zip(heights, widths, strict=True))
     )
 
 

@@ -164,6 +164,7 @@ def test_sizes_and_names_that_are_not_those_of_the_records(copied, decoded):
         {"height_px": [32, 24, 24]},
         {"width_px": [1] * 3},
         {"height_px": [2**27] * 3},
+        {"height_px": [-24] * 3},
         {"height_px": columns["height_px"][:2]},
         {"name": ["../../x"] * 3} if not decoded else {"name": [1, 2, 3]},
     ):
