@@ -30,7 +30,7 @@ CONFIG = (
     "--config.phases.main.optim.warm_up_steps=4",
     "--config.eval.num_pictures=0",
 )
-LIMIT_S = 120
+LIMIT_S = 240
 """A run that takes longer hangs."""
 
 
