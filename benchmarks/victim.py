@@ -55,7 +55,7 @@ class Victim:
     def __init__(
         self, folder: Path, *flags: str, steps: int = STEPS, command: tuple[str, ...] = ()
     ):
-        self.folder, self.steps = folder, steps
+        self.folder, self.steps, self.name = folder, steps, folder.name
         module = (*command, sys.executable, "-u", "-m", "jaxseg.train")
         length = f"--config.phases.main.steps={steps}"
         self.command = (*module, *CONFIG, length, f"--workdir={folder}", *flags)
@@ -69,8 +69,8 @@ class Victim:
 
     def start(self, *flags: str) -> "Victim":
         """In a session of its own, so that everything that comes of it can be found and ended."""
-        self._told = self.folder.with_name(f"{self.folder.name}.out")
-        self._said = self.folder.with_name(f"{self.folder.name}.err")
+        self._told = self.folder.with_name(f"{self.name}.out")
+        self._said = self.folder.with_name(f"{self.name}.err")
         with self._told.open("w") as out, self._said.open("w") as err:
             self.process = subprocess.Popen(
                 [*self.command, *flags], stdout=out, stderr=err, start_new_session=True

@@ -39,14 +39,6 @@ def alone(folder, mode, devices=2, **changes):
     return run.train(folder, make_plan(mode, parallel, **changes))
 
 
-def cached(folder):
-    """Programs compiled once for all processes of a test."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-
-
 def together(folder, what, mode="jit"):
     """(status, stdout, stderr) of both, and the seconds between the end of one and of the other."""
     with socket.socket() as free:
@@ -59,7 +51,6 @@ def together(folder, what, mode="jit"):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **cached(folder.parent)},
         )
         for rank in (0, 1)
     ]
