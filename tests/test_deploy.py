@@ -1,0 +1,94 @@
+"""`deploy` from a folder with exits to one that answers by itself, through the real command."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxseg
+from jaxseg import cli, defaults, deploy, evaluate
+from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.inference.ways import InputDependent
+from jaxseg.models import mess, zoo
+from jaxseg.models.mess import ExitDesign
+from tests.data import raw
+from tests.models.test_zoo import filled
+
+CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network with two heads behind each of two blocks, random, and a small data set."""
+    root = tmp_path_factory.mktemp("deploy")
+    raw.make_folder(root / "raw", splits=(("train", 2), ("val", 3)), classes=CLASSES)
+    plain = zoo.named("deeplabv3plus_resnet18", CLASSES, width=0.125)
+    arch = mess.with_exits(plain, ("block_03", "block_06"), (ExitDesign(4), ExitDesign(2)))
+    config = cli.to_plain(defaults.get_config())
+    data = {**config["data"], "name": "folder", "dir": str(root / "raw")}
+    names = (root / "raw" / "classes.txt").read_text().split()[:CLASSES]
+    names = jaxseg_names(data) if len(names) != CLASSES else names
+    card = Card(tuple(names), ((0, 0, 0),) * CLASSES, (0.5,) * 3, (0.25,) * 3, data, config["eval"])
+    save_model(root / "model", arch, filled(arch), card)
+    return root / "model"
+
+
+def jaxseg_names(data):
+    from jaxseg.data import datasets
+
+    return datasets.describe(data["name"], data["dir"]).class_names
+
+
+def run(folder, output, *flags):
+    return cli.run(
+        deploy.main, [f"--workdir={folder}", f"--output={output}", "--split=val", *flags]
+    )
+
+
+def test_a_deployed_folder_answers_as_it_was_chosen(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "out", "--setting=input", "--min-miou=0.000001") == 0
+    told = json.loads((tmp_path / "out" / "deploy.json").read_text())
+    assert told["chosen"]["setting"] == "input" and told["num_images"] == 3
+    assert told["configurations"] > 1000 and (tmp_path / "out" / "pareto.png").exists()
+    assert sum(told["taken_measured"]) == pytest.approx(1)
+    arch, _, card = load_model(tmp_path / "out")
+    assert len(arch.exits) == len(told["chosen"]["pixel"]) and not arch.aux
+    model = jaxseg.load(tmp_path / "out")
+    assert isinstance(model, InputDependent)
+    image = np.zeros((24, 32, 3), np.uint8)
+    assert model(image).shape == (24, 32) and sum(model.left) == 1
+    assert cli.run(evaluate.main, [f"--workdir={tmp_path / 'out'}", "--split=val"]) == 0
+    scores = json.loads((tmp_path / "out" / "metrics_val.json").read_text())
+    # The search knew: the same images, the same decisions.
+    assert scores["miou"] == pytest.approx(told["chosen"]["miou"], abs=0.02)
+    shares = [x["frac_taken"] for x in scores["exits"]]
+    assert shares == pytest.approx(told["chosen"]["taken"], abs=0.34)
+
+
+def test_a_budget_cuts_the_network(folder, tmp_path):
+    final = tmp_path / "final"
+    assert run(folder, final, "--setting=final", "--max-macs=1e12") == 0
+    whole = json.loads((final / "deploy.json").read_text())["chosen"]["cost"]
+    small = tmp_path / "small"
+    flags = (f"--max-macs={0.7 * whole}", "--setting=budgeted", "--numbers=bfloat16")
+    assert run(folder, small, *flags) == 0
+    arch, _, _ = load_model(small)
+    assert len(arch.backbone.blocks) < 9 and not arch.exits and arch.numbers.compute == "bfloat16"
+    assert json.loads((small / "deploy.json").read_text())["chosen"]["cost"] <= 0.7 * whole
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--max-macs=1",), "closest one"),
+        (("--min-miou=0.999",), "closest one"),
+        (("--max-macs=-1",), "--max-macs: got '-1'; expected a number above 0"),
+        (("--max-macs=5", "--max-latency-ms=5"), "not both"),
+        (("--height=17",), "the size of some images"),
+        (("--split=calib",), "split"),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, words):
+    assert run(folder, tmp_path / "out", *flags) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
