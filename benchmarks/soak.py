@@ -34,6 +34,8 @@ def soak(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     sent = {signal.SIGKILL: 0, signal.SIGTERM: 0}
     for _ in range(CYCLES):
         victim.start()
+        # Before that a SIGTERM simply ends the process (status -15): there is nothing to save yet.
+        victim.until(lambda v: v.said("resuming at step ") or v.said("starting: "))
         goal = known + STEPS_A_CYCLE
         reached = victim.until(lambda v, goal=goal: max(v.saved(), default=0) >= goal)
         lost += max(0, known - victim.resumed_at())

@@ -267,9 +267,10 @@ def _laid_over(usual: dict[str, Any], given: dict[str, Any], where: str) -> dict
 
 
 def _is_like(value: Any, like: Any) -> bool:
-    """Whether a JSON value has the type of another; of lists, that of the first item."""
+    """Whether a JSON value has the type of another; of lists, that of the first item, or a number."""
     if isinstance(like, list):
-        return isinstance(value, list) and all(_is_like(item, like[0]) for item in value)
+        item = like[0] if like else 0.0
+        return isinstance(value, list) and all(_is_like(x, item) for x in value)
     if type(like) is float and type(value) is int:
         return abs(value) < 2**63
     return type(value) is type(like) and not isinstance(like, dict)
