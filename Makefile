@@ -20,7 +20,7 @@ help:
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
 	@echo "make test    set up, run the fast tests"
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"
-	@echo "make chaos   kills, fills, flips and poisons real runs (20 minutes); make soak: 60 kills of one run"
+	@echo "make chaos   kills, fills, flips and poisons real runs (20 minutes); make soak: 52 kills of one run"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 

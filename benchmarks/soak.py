@@ -16,7 +16,7 @@ CLAIM = (
     "with the state of a run that nobody disturbed, and leaves no process, no shared memory and no growing folder."
 )
 SEEDS = (0,)
-CYCLES = 60
+CYCLES = 52
 STEPS_A_CYCLE = 6
 
 
