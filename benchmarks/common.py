@@ -13,6 +13,11 @@ from jaxseg.inference.artifact import load_model, save_model
 def trained(config: str, workdir: Path, *overrides: str) -> dict[str, Any]:
     """Trains configs/<config>.py (or goes on) and returns `run.json`."""
     train.main([f"--config=configs/{config}.py", f"--workdir={workdir}", *overrides])
+    return trained_record(workdir)
+
+
+def trained_record(workdir: Path) -> dict[str, Any]:
+    """`run.json` of a run that is over."""
     return json.loads((workdir / "run.json").read_text())
 
 

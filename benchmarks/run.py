@@ -28,6 +28,10 @@ EXPERIMENTS = (
     "conv_gradient",
     "input_share",
     "start",
+    "mess_stages",
+    "mess_losses",
+    "mess",
+    "mess_ways",
     "chaos",
     "soak",
 )

@@ -167,6 +167,13 @@ def mess_settings(config: ConfigDict) -> mess.Settings:
             got=section.normalise,
             expected="valid, or accumulate = 1: how many pixels are kept is known after the last micro-batch",
         )
+    if section.stage_1 == mess.SKIP and not (config.model.pretrained or config.phases.order[1:]):
+        raise UserError(
+            "mess.stage_1",
+            got=section.stage_1,
+            expected="a trained network",
+            do="name its folder, such as --config.model.pretrained=runs/quickstart/model",
+        )
     heads = section.heads
     options = {k: v for k, v in _plain(section).items() if k != "num_exits"}
     optim = Optim(**_plain(section.stage_2.optim))

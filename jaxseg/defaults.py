@@ -115,7 +115,8 @@ def get_config() -> ConfigDict:
             "mess": {  # early exits, trained in two stages: the last phase, and one more per exit point
                 "num_exits": 0,  # the final answer included; 0 = no early exits
                 "blocks": (),  # that early exits follow, such as ('block_02',); () = at even shares of the work
-                "stage_1": "round_robin",  # round_robin | printed | sum | none (the phase stays as it is)
+                # round_robin | printed | sum | none (the phase stays as it is) | skip (no such phase: model.pretrained)
+                "stage_1": "round_robin",
                 "heads": {  # of stage 2: all combinations behind every block
                     "reductions": (1, 2, 4, 8),  # of channels
                     "extra_blocks": (0, 1, 2, 3),

@@ -33,7 +33,7 @@ from jaxseg.training.phases import Phase
 from jaxseg.training.state import TrainState
 from jaxseg.types import Array, Batch, Outputs
 
-ROUND_ROBIN, PRINTED, SUM, NONE = STAGE_1 = ("round_robin", "printed", "sum", "none")
+ROUND_ROBIN, PRINTED, SUM, NONE, SKIP = STAGE_1 = ("round_robin", "printed", "sum", "none", "skip")
 CE, KD, CE_KD, PFD = EXIT_LOSSES = ("ce", "kd", "ce+kd", "pfd")
 VALID, KEPT = NORMALISATIONS = ("valid", "kept")
 
@@ -50,7 +50,8 @@ class Settings:
     designs:   of the heads of stage 2, all of them behind every block.
     width:     of DLB heads, see `mess.exit_head`. dropout: of all heads.
     stage_1:   'round_robin' (one exit a step), 'printed' (eq. 2 to the letter), 'sum' (all exits, as usual for
-               multi-exit networks) or 'none' (the phase stays as it is).
+               multi-exit networks), 'none' (the phase stays as it is) or 'skip' (it is left out: the network comes
+               trained, and only heads are added to it).
     steps, optim: of stage 2.
     loss, alpha, normalise, label_stride: see `ExitLoss`.
     """
@@ -111,7 +112,7 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
         loss: of the run; stage 2 has its class weights.
     """
     *before, last = phases
-    if settings.stage_1 != NONE:
+    if settings.stage_1 not in (NONE, SKIP):
         everything = "*" in last.trainable
         last = replace(
             last,
@@ -140,7 +141,7 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
                 on_enter=attach if point == 0 else None,
             )
         )
-    return (*before, last, *stage_2)
+    return (*before, *(() if settings.stage_1 == SKIP else (last,)), *stage_2)
 
 
 # --- Stage 1 ---

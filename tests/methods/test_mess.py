@@ -102,6 +102,23 @@ def test_scaffolding_goes_and_candidates_come():
     chex.assert_trees_all_equal(same.params, state.params)
 
 
+def test_a_trained_network_needs_no_first_stage():
+    """Heads that are added to it start and learn as those of a run that trained it."""
+    _, *stage_2 = run_of()
+    added = run_of(stage_1="skip")
+    assert [p.name for p in added] == ["exits_1", "exits_2"]
+    for ours, theirs in zip(added, stage_2, strict=True):
+        assert (ours.plan, ours.steps, ours.trainable) == (
+            theirs.plan,
+            theirs.steps,
+            theirs.trainable,
+        )
+    arch, state = enter(added[0], small_arch())
+    _, same = states.enter(stage_2[0], *enter(run_of(stage_1="none")[0], small_arch()))
+    assert len(arch.exits) == 6
+    chex.assert_trees_all_equal(state.params, same.params)
+
+
 def test_fresh_heads_depend_on_themselves_alone_and_are_fit_to_train():
     arch = mess.with_exits(small_arch(), PLACES, DESIGNS, width=1 / 32)
     alone = replace(arch, exits=arch.exits[4:5])
