@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import time
 from dataclasses import replace
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from jaxseg import processes
 from jaxseg.errors import RunFailed, UserError
+from jaxseg.inference.artifact import load_model
 from jaxseg.training import run
 from jaxseg.training.parallel import Parallel
 from jaxseg.training.report import read_log
@@ -104,6 +107,26 @@ def test_what_one_cannot_save_ends_both(tmp_path):
     told, apart_s = together(tmp_path / "full", "full")
     assert told[0][0] == 1 and "error: No space left on device: checkpoints" in told[0][2], told[0]
     assert told[1][0] not in (0, 2) and apart_s < HEARTBEAT_S + 5
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_devices_goes_on_on_two_and_on_one(tmp_path):
+    code = (
+        "import sys, jax; jax.config.update('jax_num_cpu_devices', 4)\n"
+        "from pathlib import Path; from tests.training.test_processes import alone\n"
+        "alone(Path(sys.argv[1]), 'jit', 4, max_steps=3)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "four")], check=True)
+    alone(tmp_path / "whole", "jit", 1)
+    _, whole, _ = load_model(tmp_path / "whole" / "model")
+    for devices in (1, 2):
+        folder = tmp_path / f"on_{devices}"
+        shutil.copytree(tmp_path / "four", folder)
+        assert alone(folder, "jit", devices)["step"] == 6
+        evaluated = [x["step"] for x in read_log(folder / "log.jsonl") if x["kind"] == "eval"]
+        assert evaluated == [3, 6]
+        _, variables, _ = load_model(folder / "model")
+        chex.assert_trees_all_close(variables, whole, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["2", "0/2", "2/2@localhost:1", "0/2@localhost", "a/b@c:1"])
