@@ -12,9 +12,15 @@ from tests.fakes import FakeSplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+SLOW_TO_COMPILE = ("camvid_deeplabv3plus_effnetlite0", "mess_camvid")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def marked(path: Path):
+    slow = [pytest.mark.slow] if path.stem in SLOW_TO_COMPILE else []
+    return pytest.param(path, marks=slow, id=path.stem)
+
+
+@pytest.mark.parametrize("path", map(marked, CONFIGS))
 def test_every_config_trains(path, tmp_path, monkeypatch):
     config = cli.load_config(str(path))
     small = [

@@ -51,6 +51,7 @@ def test_the_first_examples_are_pinned():
     assert toy_street.digest(FIRST) == DIGEST_OF_FIRST
 
 
+@pytest.mark.slow
 def test_all_examples_are_pinned():
     # Takes some 20 s on two cores.
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
