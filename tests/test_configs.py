@@ -20,7 +20,7 @@ def marked(path: Path):
     return pytest.param(path, marks=slow, id=path.stem)
 
 
-@pytest.mark.parametrize("path", map(marked, CONFIGS))
+@pytest.mark.parametrize("path", [marked(path) for path in CONFIGS])
 def test_every_config_trains(path, tmp_path, monkeypatch):
     config = cli.load_config(str(path))
     small = [
