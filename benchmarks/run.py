@@ -32,6 +32,7 @@ EXPERIMENTS = (
     "mess_losses",
     "mess",
     "mess_ways",
+    "scan_blocks",
     "chaos",
     "soak",
 )
