@@ -129,6 +129,7 @@ def damaged(how: str, victim: Victim, dice: random.Random) -> dict[str, Any]:
         "went_on": end.status == 0,
         "found_damaged": noticed,
         "one_line_of_it": not noticed or not end.err,
+        "said_besides": end.err[:200],
     }
 
 

@@ -95,7 +95,7 @@ class Conv(nn.Module):
     spec:      the layer.
     numbers:   dtype of the computation, constants of the norm.
     conv_op:   the convolution; integer arithmetic and own gradients enter here.
-    axis_name: pmap axis over which batch norm shares its statistics, or None.
+    axis_name: axis of devices over which batch norm shares its statistics, or None.
     """
 
     spec: LayerSpec

@@ -21,7 +21,7 @@ class BatchNorm(nn.Module):
     momentum:  share of the old running statistics that a training step keeps.
     eps:       added to the variance.
     dtype:     of the result.
-    axis_name: pmap axis to average statistics over, or None. Under jit on a sharded batch they are global
+    axis_name: axis of devices to average statistics over, or None. Under jit on a sharded batch they are global
                without it.
     """
 

@@ -16,7 +16,7 @@ class SpecModule(nn.Module):
     spec:      what to compute.
     numbers:   dtype of the computation, constants of batch norm.
     conv_op:   the convolution, see `layers.conv.ConvOp`.
-    axis_name: pmap axis of batch statistics, or None.
+    axis_name: axis of devices that share batch statistics, or None.
     """
 
     spec: BlockSpec

@@ -58,7 +58,7 @@ class Segmenter(nn.Module):
 
     arch:      the architecture.
     conv_op:   the convolution of every layer, see `layers.conv.ConvOp`.
-    axis_name: pmap axis of batch statistics, or None (jit, also over a mesh).
+    axis_name: axis of devices that share batch statistics, or None.
     frozen:    top-level names that always run in eval mode.
     """
 

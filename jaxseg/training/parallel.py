@@ -1,7 +1,9 @@
 """Compiling one pure step for one or many devices: jit over a mesh (the main path), or pmap.
 
-The step is the same. Under jit a batch is one global array cut along B; under pmap it gets a device axis,
-which the wrapper adds and the state never sees.
+The step is the same: every device runs it on its own images, and what has to be global is summed by name
+(`axis_name`). Under jit a batch is one global array cut along B (`shard_map`); under pmap it gets a device axis, which
+the wrapper adds and the state never sees. XLA's own cutting of a global step puts sums into the loops of our convolution
+gradients: one per turn instead of one per kernel, and on CPUs with several processes in an order that differs.
 """
 
 from dataclasses import dataclass
@@ -48,8 +50,8 @@ class Parallel:
 
     @property
     def axis_name(self) -> str | None:
-        """What the step must be built with."""
-        return AXIS if self.mode == "pmap" else None
+        """What the step must be built with; None for one device."""
+        return AXIS if self.mode == "pmap" or len(self.devices) > 1 else None
 
     def _sharding(self, *spec: str | None) -> NamedSharding:
         return _sharding(self.devices, *spec)
@@ -73,6 +75,15 @@ class Parallel:
             )
             return mapped
         everywhere, cut = self._sharding(), self._sharding(AXIS)
+        if self.axis_name:
+            own = PartitionSpec(AXIS)
+            step = jax.shard_map(
+                step,
+                mesh=cut.mesh,
+                in_specs=(PartitionSpec(), own),
+                out_specs=PartitionSpec(),
+                check_vma=False,  # gradients of sums are as under pmap
+            )
         return jax.jit(
             step,
             in_shardings=(everywhere, cut),

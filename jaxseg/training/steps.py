@@ -67,8 +67,7 @@ def supervised(
 ) -> Step:
     """Makes the step of a plainly supervised phase.
 
-    Under jit over a mesh the batch is one global array, so sums, counts and batch norm statistics are
-    global by themselves (axis_name None). Under pmap `axis_name` makes them so.
+    Every device runs it on its own images; `axis_name` makes sums, counts and batch norm statistics global.
 
     An update whose loss, gradient or statistics are no number is skipped: `step` and `phase_step` move on, and with
     them batches, randomness and learning rate; weights, statistics, optimiser state and averages stay as they were. The
@@ -82,7 +81,7 @@ def supervised(
         ema_decay: decay of the average of weights and statistics, 0 = none.
         accumulate: micro-batches per update; the loss still has the whole batch's denominator, batch norm
             sees one micro-batch at a time. Unrolled: XLA's convolution gradients are slow inside a scan.
-        axis_name: pmap axis, or None.
+        axis_name: of the axis of devices, or None for one device.
         forward: which parts of the network run, and what of them the loss sees.
     """
     names = [spec.name for spec in zoo.blocks(arch)]

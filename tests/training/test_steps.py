@@ -1,6 +1,7 @@
 """The pure step: right over devices with uneven void, frozen parts, micro-batches, lowering."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -56,6 +57,19 @@ def test_two_devices_equal_one_with_uneven_void(mode):
     chex.assert_trees_all_close(one.batch_stats, two.batch_stats, rtol=1e-3, atol=1e-5)
     chex.assert_trees_all_close(one.ema, two.ema, rtol=2e-3, atol=2e-5)
     assert int(two.step) == 2 and int(two.phase_step) == 2
+
+
+def test_devices_wait_for_each_other_outside_of_loops():
+    """Inside of one they would as often as it turns, and several processes on CPU not in the same order."""
+    arch = small_arch()
+    phase = make_phase(arch)
+    parallel = Parallel.over("jit", 4)
+    state = parallel.put_state(states.create(arch, phase, 0, ema=False))
+    compiled = parallel.compile(phase.make_step(arch, phase, axis_name=parallel.axis_name))
+    text = compiled.lower(state, parallel.put_batch(batch())).compile().as_text()
+    computations = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    where = [c.split(" ", 1)[0] for c in computations if "all-reduce(" in c]
+    assert where == ["ENTRY"] and " while(" in text
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
