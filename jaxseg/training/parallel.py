@@ -2,8 +2,8 @@
 
 The step is the same: every device runs it on its own images, and what has to be global is summed by name
 (`axis_name`). Under jit a batch is one global array cut along B (`shard_map`); under pmap it gets a device axis, which
-the wrapper adds and the state never sees. XLA's own cutting of a global step puts sums into the loops of our convolution
-gradients: one per turn instead of one per kernel, and on CPUs with several processes in an order that differs.
+the wrapper adds and the state never sees. XLA's own cutting of a global step puts sums into the loops of our
+convolution gradients: one per turn instead of one per kernel, and with several CPU processes in an order that differs.
 """
 
 from dataclasses import dataclass
