@@ -1,5 +1,6 @@
 """What real data cost beside a batch that lies ready: the step of a config, fed by its own input or not at all."""
 
+import functools
 import itertools
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def _arm(name: str, *overrides: str):
         plan = build.training_plan(config, name=name)
         phase = plan.phases[0]
         state = plan.parallel.put_state(states.create(plan.arch, phase, seed, ema=plan.ema))
-        step = plan.parallel.compile(phase.make_step(plan.arch, phase))
+        step = plan.parallel.compile(functools.partial(phase.make_step, plan.arch, phase))
         stream = train_stream(
             plan.train_split,
             phase.plan,

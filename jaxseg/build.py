@@ -52,14 +52,14 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     arch = architecture(config, spec)
     # A dry run: a mistake in any phase or in the weights to start from is found before data is prepared and
     # the folder is claimed, let alone after a day of training.
-    phases(config, arch, 1, parallel.axis_name)
+    phases(config, arch, 1)
     if config.model.pretrained and not resuming:
         pretrained.values(arch, pretrained.find(config.model.pretrained))
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     return Plan(
         arch=arch,
-        phases=phases(config, arch, len(train_split), parallel.axis_name),
+        phases=phases(config, arch, len(train_split)),
         parallel=parallel,
         train_split=train_split,
         eval_split=eval_split,
@@ -100,9 +100,7 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
     return zoo.named(config.model.name, len(spec.class_names), **options)
 
 
-def phases(
-    config: ConfigDict, arch: Arch, num_examples: int, axis_name: str | None
-) -> tuple[Phase, ...]:
+def phases(config: ConfigDict, arch: Arch, num_examples: int) -> tuple[Phase, ...]:
     """The run as a list of phases, in the order of `config.phases.order`."""
     named = {k: v for k, v in config.phases.items() if k != "order"}
     order = tuple(config.phases.order)
@@ -118,7 +116,6 @@ def phases(
         std=tuple(config.data.std),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
-        axis_name=axis_name,
     )
     names = [block.name for block in zoo.blocks(arch)]
     result = []

@@ -4,6 +4,7 @@ Evaluation, saving and reporting are handed in as callables, so this file reads 
 """
 
 import collections
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +127,7 @@ def fit(
         state = parallel.put_state(state)
         reporter.phase(journal.step, phase, arch)
         step_macs = _step_macs(arch, phase)
-        compiled = parallel.compile(phase.make_step(arch, phase))
+        compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
         last = phase.steps
         if max_steps:
             last = min(last, journal.phase_step + max_steps - journal.step)

@@ -6,6 +6,7 @@ the wrapper adds and the state never sees. XLA's own cutting of a global step pu
 convolution gradients: one per turn instead of one per kernel, and with several CPU processes in an order that differs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class Parallel:
 
     @property
     def axis_name(self) -> str | None:
-        """What the step must be built with; None for one device."""
+        """What the step is built with; None for one device."""
         return AXIS if self.mode == "pmap" or len(self.devices) > 1 else None
 
     def _sharding(self, *spec: str | None) -> NamedSharding:
@@ -61,9 +62,13 @@ class Parallel:
         """Those of this process."""
         return tuple(d for d in self.devices if d.process_index == jax.process_index())
 
-    def compile(self, step: Step) -> Step:
-        """The compiled step; donates the state."""
-        step = _listening(step, self.axis_name)
+    def compile(self, make: Callable[..., Step]) -> Step:
+        """The compiled step; donates the state.
+
+        Args:
+            make: called with the keyword `axis_name`, gives the step.
+        """
+        step = _listening(make(axis_name=self.axis_name), self.axis_name)
         if self.mode == "pmap":
             mapped = jax.pmap(
                 step,

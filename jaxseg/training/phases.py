@@ -26,7 +26,7 @@ class Phase:
 
     name:        unique within the run.
     steps:       length in updates; with `until`, the most it may last.
-    make_step:   (arch, phase) -> Step. Called once per entry, since the architecture may have changed.
+    make_step:   (arch, phase, axis_name=..) -> Step. Called once per entry, since the architecture may have changed.
     plan:        which examples at which size make up batch t, t counted from the start of the phase.
     optim:       the optimiser.
     trainable:   globs over top-level names; all else is frozen (no gradient, decay, EMA; eval-mode norm).
@@ -37,7 +37,7 @@ class Phase:
 
     name: str
     steps: int
-    make_step: Callable[[Arch, "Phase"], Step]
+    make_step: Callable[..., Step]
     plan: TrainPlan
     optim: Optim
     trainable: tuple[str, ...] = ("*",)

@@ -53,7 +53,7 @@ def enter(phase, arch, state=None, ema=False):
 def take(phase, arch, state, times, mode="jit", devices=1):
     """The states after each step, on the host, and the last sums."""
     parallel = Parallel.over(mode, 4, jax.devices()[:devices])
-    compiled = parallel.compile(phase.make_step(arch, phase, axis_name=parallel.axis_name))
+    compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
     state, found, sums = parallel.put_state(state), [], None
     for i in range(times):
         state, sums = compiled(state, parallel.put_batch(batch(seed=i)))

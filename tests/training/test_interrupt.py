@@ -49,8 +49,8 @@ def traced(number):
     """A step that signals while it is traced, which is part of its compilation."""
     main, sent = phase("main", 6), []
 
-    def make(arch, phase):
-        step = main.make_step(arch, phase)
+    def make(arch, phase, **axis):
+        step = main.make_step(arch, phase, **axis)
 
         def signalling(state, batch):
             if not sent:
@@ -129,8 +129,8 @@ def poisoned(steps, num_steps=6):
     """A run whose loss is no number at these steps."""
     main = phase("main", num_steps)
 
-    def make(arch, phase):
-        step = main.make_step(arch, phase)
+    def make(arch, phase, **axis):
+        step = main.make_step(arch, phase, **axis)
 
         def bad(state, batch):
             hit = jnp.any(state.step == jnp.asarray(steps))

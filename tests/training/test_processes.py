@@ -27,13 +27,10 @@ HEARTBEAT_S = 10
 
 
 def make_plan(mode, parallel, **changes):
-    """As `plan`, on so many devices; under pmap the step knows its axis."""
+    """As `plan`, on so many devices."""
     main = phase("main", 6)
-    make = main.make_step
     if mode == "pmap":
-        main = replace(
-            main, steps=2, make_step=lambda a, p: make(a, p, axis_name=parallel.axis_name)
-        )
+        main = replace(main, steps=2)
     return plan([main], parallel=parallel, **changes)
 
 

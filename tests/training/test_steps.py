@@ -35,8 +35,7 @@ def make_phase(arch, trainable=("*",), optim=OPTIM, **options):
 def take(arch, phase, data, *, mode="jit", devices=1, times=2, ema=True):
     """The state and summed metrics after a few steps, on the host."""
     parallel = Parallel.over(mode, len(data["label"]), jax.devices()[:devices])
-    step = phase.make_step(arch, phase, axis_name=parallel.axis_name)
-    compiled = parallel.compile(step)
+    compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
     state = parallel.put_state(states.create(arch, phase, 0, ema=ema))
     sums = {}
     for _ in range(times):
@@ -65,7 +64,7 @@ def test_devices_wait_for_each_other_outside_of_loops():
     phase = make_phase(arch)
     parallel = Parallel.over("jit", 4)
     state = parallel.put_state(states.create(arch, phase, 0, ema=False))
-    compiled = parallel.compile(phase.make_step(arch, phase, axis_name=parallel.axis_name))
+    compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
     text = compiled.lower(state, parallel.put_batch(batch())).compile().as_text()
     computations = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
     where = [c.split(" ", 1)[0] for c in computations if "all-reduce(" in c]
@@ -173,7 +172,7 @@ def test_no_recompilation_after_the_first_step():
     arch = small_arch()
     phase = make_phase(arch)
     parallel = Parallel.over("jit", 4)
-    compiled = parallel.compile(phase.make_step(arch, phase))
+    compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
     state = parallel.put_state(states.create(arch, phase, 0, ema=False))
     for seed in range(3):
         state, _ = compiled(state, parallel.put_batch(batch(seed=seed)))
