@@ -261,12 +261,12 @@ def _with_own_data(seed: int, workdir: Path, data: str) -> dict[str, Any]:
 WORKERS = "--config.data.num_workers=2"
 ARMS = {
     "kill_9_around_a_save": arm(killed_around_saves, 4),
-    "sigterm": arm(functools.partial(signalled, signal.SIGTERM), 5),
+    "sigterm": arm(functools.partial(signalled, signal.SIGTERM), 4),
     "sigint": arm(functools.partial(signalled, signal.SIGINT), 3),
     "sigterm_twice": arm(told_twice, 2),
-    "bit_flipped": arm(functools.partial(damaged, "flipped"), 5),
-    "file_cut": arm(functools.partial(damaged, "cut"), 3),
-    "file_gone": arm(functools.partial(damaged, "gone"), 3),
+    "bit_flipped": arm(functools.partial(damaged, "flipped"), 4),
+    "file_cut": arm(functools.partial(damaged, "cut"), 2),
+    "file_gone": arm(functools.partial(damaged, "gone"), 2),
     "disk_full": arm(full_disk, 2),
     "worker_killed": arm(worker_killed, 2, WORKERS),
     "parent_of_workers_killed": arm(parent_killed, 2, WORKERS),

@@ -18,15 +18,16 @@ CLAIM = (
 SEEDS = (0,)
 CYCLES = 52
 STEPS_A_CYCLE = 6
+STEPS = 10 * CYCLES
+"""More than the cycles take: while one waits for a save, the run goes on."""
 
 
 def soak(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """Cycles of start, some steps, and a kill; then to the end."""
     dice = random.Random(seed)
-    steps = CYCLES * STEPS_A_CYCLE
-    whole = Victim(workdir / "whole", steps=steps).fresh()
+    whole = Victim(workdir / "whole", steps=STEPS).fresh()
     assert whole.to_end().status == 0, whole.tail()
-    victim = Victim(workdir / "soaked", "--config.data.num_workers=2", steps=steps)
+    victim = Victim(workdir / "soaked", "--config.data.num_workers=2", steps=STEPS)
     # Not part of the config of `whole`: batches do not depend on who makes them.
     victim.fresh()
     memory = shared_memory()
@@ -56,7 +57,7 @@ def soak(seed: int, workdir: Path, data: str) -> dict[str, Any]:
         "cycles": len(sizes),
         "kill_9": sent[signal.SIGKILL],
         "sigterm": sent[signal.SIGTERM],
-        "steps": steps,
+        "steps": STEPS,
         "saved_steps_lost": lost,
         "same_state_at_the_end": victim.digest() == whole.digest(),
         "processes_left": len(left),

@@ -75,8 +75,10 @@ def test_two_processes_equal_one_and_take_over_from_each_other(tmp_path):
     assert 1 < max(steps) < 6  # both saved, at the same step, since there is one folder
     told, apart_s = together(folder, "kill")
     assert told[1][0] == -signal.SIGKILL
-    assert told[0][0] == 1, told[0]
-    assert re.search("^error: another of the 2 processes is gone", told[0][2], re.MULTILINE)
+    assert told[0][0] in (1, -signal.SIGABRT), told[0]
+    # JAX ends a process that is still compiling when it hears of it; one that waits is told by what it waits for.
+    said = r"^error: another of the 2 processes is gone|Terminating process because the JAX dist"
+    assert re.search(said, told[0][2], re.MULTILINE)
     assert "Traceback" not in told[0][2]
     assert apart_s < HEARTBEAT_S + 5
     told, _ = together(folder, "run")
