@@ -148,7 +148,9 @@ def _start_or_resume(
     """
 
     def template(journal: Journal) -> TrainState:
-        phase = plan.phases[journal.phase]
+        # A run that was cut between two phases has not entered the second one yet.
+        before = journal.phase > 0 and journal.phase_step == 0
+        phase = plan.phases[journal.phase - before]
         made = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))
         return made.replace(extra=journal.extra_template())
 

@@ -198,6 +198,15 @@ def test_a_phase_may_change_every_shape_and_resumes_exactly(tmp_path, fresh_opti
     assert wide_macs < whole["train_macs"] < wide_macs * 7 / 3
 
 
+def test_a_run_that_was_cut_between_two_phases_goes_on(tmp_path):
+    def make():
+        return plan([phase("all", 2), phase("head", 2, seed=1, trainable=("head",))])
+
+    whole = run.train(tmp_path / "whole", make())
+    pieces = run_in_pieces(tmp_path / "pieces", make, (2,))
+    assert whole["state_digest"] == pieces["state_digest"]
+
+
 def test_until_ends_a_phase_early_and_resumes_exactly(tmp_path):
     def make():
         early = phase("early", 100, until=lambda state: int(state.step) >= 4, until_every=2)
