@@ -14,12 +14,13 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test parity chaos soak lint format clean
+.PHONY: help setup train test slow parity chaos soak lint format clean
 
 help:
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
 	@echo "make test    set up, run the fast tests"
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"
+	@echo "make slow    the tests that take too long for every day (5 minutes)"
 	@echo "make chaos   kills, fills, flips and poisons real runs (20 minutes); make soak: 52 kills of one run"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
@@ -66,8 +67,11 @@ $(VENV)/.parity: $(PARITY) | setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PARITY)
 	@touch $@
 
+slow: setup
+	@$(BIN)/python -m pytest -m slow -n $(JOBS)
+
 chaos: setup
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow tests/training
 	@$(BIN)/python -m benchmarks.run chaos
 
 soak: setup

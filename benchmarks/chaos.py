@@ -264,7 +264,7 @@ ARMS = {
     "sigterm": arm(functools.partial(signalled, signal.SIGTERM), 4),
     "sigint": arm(functools.partial(signalled, signal.SIGINT), 3),
     "sigterm_twice": arm(told_twice, 2),
-    "bit_flipped": arm(functools.partial(damaged, "flipped"), 4),
+    "bit_flipped": arm(functools.partial(damaged, "flipped"), 3),
     "file_cut": arm(functools.partial(damaged, "cut"), 2),
     "file_gone": arm(functools.partial(damaged, "gone"), 2),
     "disk_full": arm(full_disk, 2),
