@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
                 "std": (0.229, 0.224, 0.225),
             },
             "model": {
-                "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py
+                "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py; or itnet
                 # '' = random | efficientnet_lite0 | a .pth, .pt, .safetensors with torch's names | a model of ours
                 "pretrained": "",
                 "width": 0.25,  # multiplier of all channel counts
@@ -127,6 +127,14 @@ def get_config() -> ConfigDict:
                 "normalise": "valid",  # cross-entropy per valid | kept pixel
                 "label_stride": 1,  # stage 2 looks at every so many-th row and column of labels
                 "stage_2": stage(500),  # for each exit point one such phase
+            },
+            "itnet": {  # of the network itnet: one block in a loop, with an answer after every pass
+                "iterations": 8,  # passes
+                "sharing": "weights",  # weights (statistics per pass) | everything | nothing
+                "scales": 3,  # maps inside the block
+                "reduction": 4,  # of channels inside its bottlenecks
+                "exits": (),  # passes whose answers are trained, such as (2, 4, 8); () = all
+                "exit_weights": (),  # of their losses, one per exit; () = equal
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update
