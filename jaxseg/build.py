@@ -317,7 +317,14 @@ def exit_way(settings: ConfigDict, mode: str = "") -> Way:
     """
     section = settings.exits
     policy = Policy(section.confidence, section.measure, section.smooth)
-    return Way(mode or section.mode, section.chosen, policy, section.pixel, section.image)
+    return Way(
+        mode or section.mode,
+        section.chosen,
+        policy,
+        section.pixel,
+        section.image,
+        section.deadline_ms,
+    )
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:

@@ -151,14 +151,15 @@ def get_config() -> ConfigDict:
                 "window_overlap_frac": 1 / 3,  # of neighbouring windows, at least
                 "flip": False,  # mean with the mirror image
                 "scales": (1.0,),  # mean over scaled images
-                "exits": {  # of a multi-exit network; the mode can be given as --mode
-                    "mode": "final",  # final | budgeted | anytime | input
-                    "chosen": (),  # indices of exits, one behind a block; () = all
+                "exits": {  # of a multi-exit network or a loop; the mode can be given as --mode
+                    "mode": "final",  # final | budgeted | anytime | input | deadline
+                    "chosen": (),  # indices of exits, one behind a block; of itnet passes, from 1; () = all
                     "confidence": "top1",  # top1 | entropy
                     "measure": "pixels",  # of an image: share of confident pixels | mean confidence
                     "smooth": True,  # median near borders between labels
                     "pixel": (0.9,),  # confidence of a confident pixel; one, or one per exit
-                    "image": (),  # confidence of an image that leaves; one per exit, 2.0 = never
+                    "image": (),  # confidence of an image that leaves; one, or one per exit, 2.0 = never
+                    "deadline_ms": 0.0,  # of deadline: image to label map, on this device
                 },
                 "boundary_f1": False,  # `evaluate` only: how well borders are met
                 "boundary_tolerance_frac": 0.0075,  # in diagonals of the image
