@@ -14,7 +14,6 @@ from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.methods.itnet import Settings, answered, deep_supervision
 from jaxseg.models import zoo
-from jaxseg.models.backbones.itnet import SHARING
 from jaxseg.training import state as states
 from jaxseg.training import steps
 from jaxseg.training.loss import Loss
@@ -102,8 +101,7 @@ def test_the_loss_is_the_weighted_mean_of_the_losses_of_the_answers():
     assert Settings().of(arch) == ((1, 2, 3), (1 / 3,) * 3)
 
 
-@pytest.mark.parametrize("n", (1, 2, 3))
-def test_every_answer_teaches_data_block_loop_and_classifier(n):
+def test_an_answer_teaches_data_block_classifier_and_the_passes_before_it(n=2):
     arch = network("nothing")
     found = gradient_of(arch, over((n,), (1.0,)))[1]
     norms = {name: np.linalg.norm(tree["conv" if name < "block_03" else "logits"]["kernel"])
@@ -132,11 +130,10 @@ def one_device():
     return take(arch, phase_of(arch, Settings()))
 
 
-@pytest.mark.parametrize("sharing", SHARING)
-def test_the_step_is_lowered_for_every_platform_and_does_not_grow(sharing):
+def test_the_step_is_lowered_for_every_platform_and_does_not_grow():
     sizes = []
     for iterations in (3, 12):
-        arch = network(sharing, iterations)
+        arch = network(iterations=iterations)
         phase = phase_of(arch, Settings())
         step = phase.make_step(arch, phase)
         state = jax.eval_shape(lambda a=arch, p=phase: states.create(a, p, 0, ema=False))
