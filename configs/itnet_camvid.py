@@ -5,8 +5,8 @@ Command:  python -m jaxseg.train --config=configs/itnet_camvid.py --workdir=W --
           python -m jaxseg.evaluate --workdir=W --mode=anytime
 Hardware: one GPU.  Time: not measured.  mIoU: not measured.
 
-289 thousand parameters (ESPNet: 358), 2.67 GMACs for 8 passes. With minutes on a CPU: phases.main.steps=400 and crops of
-192x256 px; with a GPU also itnet.iterations=16.
+289 thousand parameters (ESPNet: 358), 2.67 GMACs for 8 passes. With minutes on a CPU: phases.main.steps=400 and
+crops of 192x256 px; with a GPU also itnet.iterations=16.
 """
 
 from jaxseg import defaults
