@@ -45,11 +45,11 @@ def load(
     """
     from jaxseg.inference.augmented import Mode
     from jaxseg.inference.predictor import Model
-    from jaxseg.inference.ways import INPUT, InputDependent, Way
+    from jaxseg.inference.ways import Way, routed
 
     model = Model.load(folder, mode=Mode(window_px, window_overlap_frac, flip, scales))
     way = Way.from_dict(model.card.evaluation.get("exits", {}))
-    return InputDependent.of(model, way) if way.name == INPUT else model
+    return routed(model, way) or model
 
 
 def create(

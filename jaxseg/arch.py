@@ -24,28 +24,23 @@ COMPUTE = ("float32", "bfloat16")
 BATCH, FOLDED = NORMS = ("batch", "folded")
 """What becomes of the batch norms: they are there, or written into the convolutions before them."""
 
+NOTHING, STATISTICS, ALL = OWN = ("", "statistics", "all")
+"""What each pass through a loop has for itself: nothing, the running statistics of its batch norms, every variable."""
+
 IMAGE = "image"
 """What a head calls the normalised image among its inputs; it has 3 channels and stride 1."""
 
-
-LIMITS = {
-    "blocks": 1000,
-    "heads": 1000,
-    "widths": 2**16,
-    "stride": 32,
-    "dilation": 128,
-    "kernel": 31,
-    "rates": 512,
-}
+LIMITS = {"blocks": 1000, "heads": 1000, "widths": 2**16, "repeats": 1000}
+LIMITS |= {"stride": 32, "dilation": 128, "kernel": 31, "rates": 512}
 """Far beyond any published network; what is larger is refused before anything is made of it."""
 
 
 def _check_limits(record: object, *fields: str) -> None:
     for field in fields:
-        found = getattr(record, field)
+        found, most = getattr(record, field), LIMITS[field]
         for value in found if isinstance(found, tuple) else (found,):
-            if not 1 <= value <= LIMITS[field]:
-                raise UserError(field, got=value, expected=f"1 to {LIMITS[field]}")
+            if not 1 <= value <= most:
+                raise UserError(field, got=value, expected=f"1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class BlockArch:
     stride:   of the whole block.
     dilation: of its spatial convolutions.
     kernel:   height and width of its spatial convolutions, where the kind leaves a choice.
+    repeats:  how often it runs, for the kinds that are loops.
     """
 
     kind: str
@@ -65,9 +61,10 @@ class BlockArch:
     stride: int = 1
     dilation: int = 1
     kernel: int = 3
+    repeats: int = 1
 
     def __post_init__(self):
-        _check_limits(self, "widths", "stride", "dilation", "kernel")
+        _check_limits(self, "widths", "stride", "dilation", "kernel", "repeats")
         if self.kernel % 2 == 0:
             raise UserError("kernel", got=self.kernel, expected="an odd number")
 
@@ -149,11 +146,9 @@ class Arch:
     def __post_init__(self):
         if not 1 <= self.num_classes <= IGNORE_LABEL:
             raise UserError("num_classes", got=self.num_classes, expected=f"1 to {IGNORE_LABEL}")
-        for field in ("aux", "exits"):
-            if len(getattr(self, field)) > LIMITS["heads"]:
-                raise UserError(
-                    field, got=len(getattr(self, field)), expected=f"up to {LIMITS['heads']}"
-                )
+        for field, heads in (("aux", self.aux), ("exits", self.exits)):
+            if len(heads) > LIMITS["heads"]:
+                raise UserError(field, got=len(heads), expected=f"up to {LIMITS['heads']}")
 
 
 def block_name(index: int) -> str:
@@ -214,6 +209,8 @@ class LayerSpec:
     activation: one of `ACTIVATIONS`.
     padding:    'symmetric' (torch: dilation * (kernel - 1) // 2 on both sides) or 'same' (TensorFlow:
                 no more than needed, the odd row at the bottom, the odd column at the right).
+    repeats:    how often it runs on one image.
+    own:        one of `OWN`: the variables that each of these passes has for itself, along a first axis.
     """
 
     name: str
@@ -228,6 +225,8 @@ class LayerSpec:
     out_stride: int
     activation: str = ""
     padding: str = "symmetric"
+    repeats: int = 1
+    own: str = NOTHING
 
     @property
     def depthwise(self) -> bool:
@@ -238,6 +237,11 @@ class LayerSpec:
     def kernel_shape(self) -> tuple[int, int, int, int]:
         """HWIO."""
         return (*self.kernel, self.in_channels // self.groups, self.out_channels)
+
+    @property
+    def copies(self) -> int:
+        """How many kernels there are: one, or one for each pass."""
+        return self.repeats if self.own == ALL else 1
 
 
 @dataclass(frozen=True)
@@ -265,12 +269,16 @@ class BlockSpec:
     pool: tuple[int, int] | None = None
 
     def folded(self) -> "BlockSpec":
-        """The same block with a bias wherever it had a batch norm."""
-        layers = (
-            dataclasses.replace(layer, bias=True, norm=False) if layer.norm else layer
-            for layer in self.layers
-        )
-        return dataclasses.replace(self, layers=tuple(layers))
+        """The same block with a bias wherever it had a batch norm.
+
+        Where passes share a kernel but no statistics the norm stays: folded, each pass would need a kernel.
+        """
+
+        def without(layer: LayerSpec) -> LayerSpec:
+            stays = not layer.norm or layer.own == STATISTICS
+            return layer if stays else dataclasses.replace(layer, bias=True, norm=False)
+
+        return dataclasses.replace(self, layers=tuple(map(without, self.layers)))
 
     def has(self, name: str) -> bool:
         """Whether there is a layer `name`."""
@@ -295,7 +303,6 @@ class Counts:
     params:        kernels, biases, and scale and bias of every batch norm.
     norm_elements: elements that batch norm is applied to.
     pool_elements: (h * w + 1) * C for every global average pooling.
-
     """
 
     macs: int = 0
@@ -324,10 +331,10 @@ def count(
     for block in blocks:
         if block.role in roles:
             for layer in block.layers:
-                total += _layer_counts(layer, _cells(layer.out_stride, height_px, width_px))
+                total += layer_counts(layer, cells_at(layer.out_stride, height_px, width_px))
             if block.pool:
                 channels, stride = block.pool
-                cells = _cells(stride, height_px, width_px)
+                cells = cells_at(stride, height_px, width_px)
                 total += Counts(pool_elements=(cells + 1) * channels)
     return total
 
@@ -343,11 +350,12 @@ def train_macs(
     The convention, per block or head:
         1x for the forward pass,
         1x for the gradient of its input, if any backbone block before it is trainable
-            (before: in the data flow; for a head, the blocks up to the last one that it reads),
+            (before: in the data flow; for a head, the blocks up to the last one that it reads; a loop
+            comes before itself),
         1x for the gradient of its weights, if it is trainable itself.
-    It is applied to whole blocks: gradients that flow between the layers of the first trainable
-    block are not counted apart. An exit that is not trainable does not run. Batch norm, losses and the
-    optimiser are free, as in `Counts.macs`.
+    It is applied to whole blocks: gradients that flow between the layers of the first trainable block are not
+    counted apart. An exit that is not trainable does not run. Batch norm, losses, the optimiser and what is worked out
+    a second time for want of memory are free.
     """
     blocks = tuple(blocks)
     position = {b.name: i for i, b in enumerate(b for b in blocks if b.role == "backbone")}
@@ -358,7 +366,8 @@ def train_macs(
         if block.role == "exit" and not trainable(block.name):
             continue
         if block.role == "backbone":
-            needs_input_grad = position[block.name] > first_trained
+            loop = any(layer.repeats > 1 for layer in block.layers)
+            needs_input_grad = position[block.name] + loop > first_trained
         else:
             last = max(position.get(name, -1) for name in block.inputs)  # -1: the image
             needs_input_grad = last >= first_trained
@@ -367,34 +376,19 @@ def train_macs(
     return total
 
 
-def _cells(out_stride: int, height_px: int, width_px: int) -> int:
+def cells_at(out_stride: int, height_px: int, width_px: int) -> int:
     """Cells of the grid at `out_stride`; 1 where it is 0 (global)."""
     if out_stride == 0:
         return 1
     return -(-height_px // out_stride) * -(-width_px // out_stride)
 
 
-def layer_cost(
-    layer: LayerSpec, batch: int, height_px: int, width_px: int, itemsize: int
-) -> tuple[int, int]:
-    """(MACs, bytes) of one layer on a batch: the two numbers of its place under the roofline.
-
-    The bytes are the least that any program moves: input, kernel and output once each, in numbers of `itemsize` bytes.
-    """
-    before = layer.out_stride // layer.stride  # 0, global, stays 0
-    cells_in, cells_out = (
-        batch * _cells(stride, height_px, width_px) for stride in (before, layer.out_stride)
-    )
-    counts = _layer_counts(layer, cells_out)
-    values = cells_in * layer.in_channels + cells_out * layer.out_channels + counts.params
-    return counts.macs, values * itemsize
-
-
-def _layer_counts(layer: LayerSpec, cells: int) -> Counts:
+def layer_counts(layer: LayerSpec, cells: int) -> Counts:
+    """Cost of one layer, all passes, whose results lie on `cells` cells."""
     height, width, fan_in, out = layer.kernel_shape
     weights = height * width * fan_in * out
     return Counts(
-        macs=weights * cells,
-        params=weights + out * layer.bias + 2 * out * layer.norm,
-        norm_elements=out * cells * layer.norm,
+        macs=weights * cells * layer.repeats,
+        params=(weights + out * layer.bias + 2 * out * layer.norm) * layer.copies,
+        norm_elements=out * cells * layer.norm * layer.repeats,
     )

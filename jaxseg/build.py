@@ -20,9 +20,11 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import mess
+from jaxseg.methods import itnet, mess
 from jaxseg.models import zoo
+from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
+from jaxseg.models.networks import LOOP_OPTIONS
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
 from jaxseg.training.optim import Optim
@@ -97,6 +99,8 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
             do="see `python -m jaxseg.data stats`",
         )
     options = {k: v for k, v in config.model.items() if k not in ("name", "pretrained")}
+    if config.model.name == "itnet":
+        options |= {k: config.itnet[k] for k in LOOP_OPTIONS}
     return zoo.named(config.model.name, len(spec.class_names), **options)
 
 
@@ -144,6 +148,15 @@ def phases(config: ConfigDict, arch: Arch, num_examples: int) -> tuple[Phase, ..
 
 def methods(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Phase, ...]:
     """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
+    if is_looped(arch):
+        if config.mess.num_exits:
+            raise UserError(
+                "mess.num_exits",
+                got=config.mess.num_exits,
+                expected="0: itnet has exits of its own",
+            )
+        settings = itnet.Settings(config.itnet.exits, config.itnet.exit_weights)
+        run = itnet.deep_supervision(run, arch, settings)
     if config.mess.num_exits:
         settings = mess_settings(config)
         settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
@@ -308,7 +321,14 @@ def exit_way(settings: ConfigDict, mode: str = "") -> Way:
     """
     section = settings.exits
     policy = Policy(section.confidence, section.measure, section.smooth)
-    return Way(mode or section.mode, section.chosen, policy, section.pixel, section.image)
+    return Way(
+        mode or section.mode,
+        section.chosen,
+        policy,
+        section.pixel,
+        section.image,
+        section.deadline_ms,
+    )
 
 
 def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datasets.Split, EvalPlan]:

@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
                 "std": (0.229, 0.224, 0.225),
             },
             "model": {
-                "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py
+                "name": "deeplabv3plus_resnet18",  # <head>_<backbone>, see models/networks.py; or itnet
                 # '' = random | efficientnet_lite0 | a .pth, .pt, .safetensors with torch's names | a model of ours
                 "pretrained": "",
                 "width": 0.25,  # multiplier of all channel counts
@@ -129,6 +129,14 @@ def get_config() -> ConfigDict:
                 "label_stride": 1,  # stage 2 looks at every so many-th row and column of labels
                 "stage_2": stage(500),  # for each exit point one such phase
             },
+            "itnet": {  # of the network itnet: one block in a loop, with an answer after every pass
+                "iterations": 8,  # passes
+                "sharing": "weights",  # weights (statistics per pass) | everything | nothing
+                "scales": 3,  # maps inside the block
+                "reduction": 4,  # of channels inside its bottlenecks
+                "exits": (),  # passes whose answers are trained, such as (2, 4, 8); () = all
+                "exit_weights": (),  # of their losses, one per exit; () = equal
+            },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update
             "max_skipped": 10,  # updates in a row without a finite loss and gradient, then the run stops
@@ -144,14 +152,15 @@ def get_config() -> ConfigDict:
                 "window_overlap_frac": 1 / 3,  # of neighbouring windows, at least
                 "flip": False,  # mean with the mirror image
                 "scales": (1.0,),  # mean over scaled images
-                "exits": {  # of a multi-exit network; the mode can be given as --mode
-                    "mode": "final",  # final | budgeted | anytime | input
-                    "chosen": (),  # indices of exits, one behind a block; () = all
+                "exits": {  # of a multi-exit network or a loop; the mode can be given as --mode
+                    "mode": "final",  # final | budgeted | anytime | input | deadline
+                    "chosen": (),  # indices of exits, one behind a block; of itnet passes, from 1; () = all
                     "confidence": "top1",  # top1 | entropy
                     "measure": "pixels",  # of an image: share of confident pixels | mean confidence
                     "smooth": True,  # median near borders between labels
                     "pixel": (0.9,),  # confidence of a confident pixel; one, or one per exit
-                    "image": (),  # confidence of an image that leaves; one per exit, 2.0 = never
+                    "image": (),  # confidence of an image that leaves; one, or one per exit, 2.0 = never
+                    "deadline_ms": 0.0,  # of deadline: image to label map, on this device
                 },
                 "boundary_f1": False,  # `evaluate` only: how well borders are met
                 "boundary_tolerance_frac": 0.0075,  # in diagonals of the image

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from jaxseg.arch import digest
 from jaxseg.data.pipeline import eval_stream
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
+from jaxseg.inference.augmented import PLAIN
 from jaxseg.inference.confusion import draw_confusion, write_confusion
-from jaxseg.inference.evaluation import Tally, Watch, evaluate, watch_boundaries
-from jaxseg.inference.predictor import Model, Score, make_score, model_folder
-from jaxseg.inference.ways import ANYTIME, INPUT, WAYS, InputDependent, parts
+from jaxseg.inference.evaluation import Tally, Watch, evaluate, evaluate_each, watch_boundaries
+from jaxseg.inference.itnet import make_scores
+from jaxseg.inference.predictor import Model, Score, labels_only, make_score, model_folder
+from jaxseg.inference.ways import ANYTIME, WAYS, answers_early, parts, routed
 from jaxseg.models import mess
+from jaxseg.models.itnet import account, is_looped, num_iterations
 from jaxseg.objectives.boundary import BoundaryTally
 from jaxseg.outside import write_file
+from jaxseg.types import Batch
 
 SPLITS = ("train", "calib", "val", "test")
 COMMAND = cli.Command(
@@ -31,7 +35,7 @@ COMMAND = cli.Command(
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
         cli.Flag(
             "mode",
-            "of a multi-exit network: final, budgeted, anytime or input (see eval.exits)",
+            "of early exits: final, budgeted, anytime, input or deadline (see eval.exits)",
             default="",
             choices=("", *WAYS),
         ),
@@ -55,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     if config.eval.boundary_f1:
         boundaries = BoundaryTally(arch.num_classes, config.eval.boundary_tolerance_frac)
     model, way = Model(arch, variables, card, mode), build.exit_way(config.eval, args["mode"])
-    routed = InputDependent.of(model, way) if way.name == INPUT else None
+    one = routed(model, way)
 
     def run(score: Score, variables: Any, watch: Watch | None = None) -> Tally:
         with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
@@ -63,9 +67,12 @@ def main(argv: Sequence[str]) -> None:
 
     watch = watch_boundaries(boundaries) if boundaries else None
     size_px = tuple(map(int, split.sizes_px[0]))
-    if routed:
-        tally = run(routed.score(), None, watch)
-        exits = routed.record(size_px)
+    if one:
+        tally = run(labels_only(one), None, watch)
+        exits = one.record(size_px)
+    elif way.name == ANYTIME and is_looped(arch) and not arch.exits and mode == PLAIN:
+        with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
+            tally, exits = _every_pass(model, way.exits(arch), batches, size_px, watch)
     else:
         rows = []
         for name, part in parts(model, way).items():
@@ -85,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
         "schema": 1,
         "split": args["split"],
         **scores,
-        **({"way": way.name, **exits} if arch.exits else {}),
+        **({"way": way.name, **exits} if answers_early(arch) else {}),
         "mode": mode.record(),
         "void_rule": "pixels of void ground truth ignored; arg-max over the classes, never void",
         "data": {"name": config.data.name, "raw_split": split.name},
@@ -105,6 +112,26 @@ def main(argv: Sequence[str]) -> None:
     draw_confusion(tally.confusion, card.class_names, picture)
     print(_table(record))
     print(f"written to {path}, {table} and {picture}")
+
+
+def _every_pass(
+    model: Model,
+    early: Sequence[int],
+    batches: Iterable[Batch],
+    size_px: tuple[int, int],
+    watch: Watch | None,
+) -> tuple[Tally, dict[str, Any]]:
+    """(sums of the last pass, the section `exits`): one run over the split for all passes of a loop."""
+    arch, card = model.arch, model.card
+    passes = (*early, num_iterations(arch))
+    score = make_scores(arch, card.mean, card.std, passes)
+    variables = jax.device_put(model.variables)
+    tallies = evaluate_each(score, variables, batches, arch.num_classes, len(passes), watch=watch)
+    rows = [
+        {"name": f"pass_{n}", "miou": tally.scores()["miou"], **account(arch, size_px, n)._asdict()}
+        for n, tally in zip(passes, tallies, strict=True)
+    ]
+    return tallies[-1], {"exits": rows}
 
 
 def _table(record: dict) -> str:

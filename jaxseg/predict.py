@@ -9,7 +9,7 @@ from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
 from jaxseg.inference.folder import predict_folder
 from jaxseg.inference.predictor import Model, model_folder
-from jaxseg.inference.ways import INPUT, WAYS, InputDependent, parts
+from jaxseg.inference.ways import DEADLINE, INPUT, WAYS, answers_early, parts, routed
 
 COMMAND = cli.Command(
     "predict",
@@ -23,7 +23,7 @@ COMMAND = cli.Command(
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
         cli.Flag(
             "mode",
-            "of a multi-exit network: final, budgeted, anytime (a folder per exit) or input (see eval.exits)",
+            "of early exits: final, budgeted, anytime (a folder per exit), input or deadline (see eval.exits)",
             default="",
             choices=("", *WAYS),
         ),
@@ -40,17 +40,18 @@ def main(argv: Sequence[str]) -> None:
     model = Model(arch, variables, card, build.answer_mode(config.eval))
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
     way = build.exit_way(config.eval, args["mode"])
-    print(f"answers: {model.mode}" + (f", {way.name}" if arch.exits else ""))
+    print(f"answers: {model.mode}" + (f", {way.name}" if answers_early(arch) else ""))
     output = Path(args["output"])
-    if way.name == INPUT:
-        models = {"": InputDependent.of(model, way)}
-    else:
-        models = parts(model, way)
+    one = routed(model, way)
+    models = {"": one} if one else parts(model, way)
     for name, each in models.items():
         done, failed = predict_folder(each, Path(args["input"]), output / name, say=print)
         print(f"{done} images segmented into {output / name}")
     if way.name == INPUT:
-        print("images that left at each exit, the final answer last: " + str(models[""].left))
+        print("images that left at each exit, the final answer last: " + str(one.left))
+    if way.name == DEADLINE:
+        late = sum(image.late for image in one.done)
+        print(f"images that were late: {late} of {len(one.done)}")
     if failed:
         shown = "; ".join(f"{path}: {why}" for path, why in failed[:20])
         more = f" and {len(failed) - 20} more" if len(failed) > 20 else ""

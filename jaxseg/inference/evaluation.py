@@ -57,18 +57,46 @@ def evaluate(
     Returns:
         The sums.
     """
-    tally = Tally(np.zeros((num_classes, num_classes), np.int64))
+    return evaluate_each(score, variables, batches, num_classes, 1, put=put, watch=watch)[0]
+
+
+def evaluate_each(
+    score: Score,
+    variables: Any,
+    batches: Iterable[Batch],
+    num_classes: int,
+    answers: int,
+    *,
+    put: Callable[[Batch], Any] = jax.device_put,
+    watch: Watch | None = None,
+) -> list[Tally]:
+    """As `evaluate` for several answers to each image.
+
+    Args:
+        score: everything that it gives has a first axis of `answers`, if there is more than one.
+        answers: how many.
+        variables, batches, num_classes, put: see `evaluate`.
+        watch: sees the last answer.
+
+    Returns:
+        The sums of each.
+    """
+    tallies = [Tally(np.zeros((num_classes, num_classes), np.int64)) for _ in range(answers)]
     waiting: tuple[Batch, Any] | None = None
 
     def take(batch: Batch, answer: Any) -> None:
-        labels, loss_sum, loss_count = (np.asarray(x) for x in answer)
+        labels, loss_sums, loss_counts = (
+            np.asarray(x).reshape(answers, *shape)
+            for x, shape in zip(answer, (batch["label"].shape, (), ()), strict=True)
+        )
         real = batch["weight"] > 0
-        tally.confusion += confusion_matrix(batch["label"][real], labels[real], num_classes)
-        tally.loss_sum += float(loss_sum)
-        tally.loss_count += float(loss_count)
-        tally.num_images += int(real.sum())
+        for i, tally in enumerate(tallies):
+            tally.confusion += confusion_matrix(batch["label"][real], labels[i, real], num_classes)
+            tally.loss_sum += float(loss_sums[i])
+            tally.loss_count += float(loss_counts[i])
+            tally.num_images += int(real.sum())
         if watch is not None:
-            watch(batch, labels)
+            watch(batch, labels[-1])
 
     # One batch behind: the host counts batch t while the device works on t + 1.
     for batch in batches:
@@ -79,7 +107,7 @@ def evaluate(
         waiting = (batch, answer)
     if waiting is not None:
         take(*waiting)
-    return tally
+    return tallies
 
 
 class Album:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.arch import BlockSpec, layer_cost
+from jaxseg.arch import BlockSpec
 from jaxseg.errors import UserError
 from jaxseg.inference.latency import Ready
-from jaxseg.inference.roofline import Peaks
+from jaxseg.inference.roofline import Peaks, layer_cost
 
 INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', re.MULTILINE)
 """In the text of a compiled program: an instruction's name, and where in the network it comes from."""

@@ -6,6 +6,7 @@ runs like any other. Input-dependent inference decides per image: one image at a
 condition inside `vmap` runs both of its branches, so it would save nothing.)
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -139,18 +140,18 @@ def answer_many(
     gather = jax.jit(lambda tree, rows: jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree))
     label = jax.jit(labels_at, static_argnums=1)
 
-    def stage(index: int):
-        last = index == len(segments.runs) - 1
-
+    @functools.cache  # of a loop all segments are one function: compiled once
+    def stage(segment: Callable, last: bool):
         def run(variables: Any, state: Carry, size: tuple[int, int], pixel: Array, image: Array):
-            state, logits = segments.runs[index](variables, state)
+            state, logits = segment(variables, state)
             if last:
                 return state, logits, jnp.ones(logits.shape[0], bool)
             return state, logits, segments.confidence(logits, pixel) >= image
 
         return jax.jit(run, static_argnums=2)
 
-    stages = [stage(i) for i in range(len(segments.runs))]
+    *early, final = segments.runs
+    stages = [*(stage(run, False) for run in early), stage(final, True)]
 
     def some(tree: Any, rows: np.ndarray, of: int) -> Any:
         """Those rows of every leaf, filled up; the tree itself where it has no others."""
@@ -199,6 +200,7 @@ def any_time(segments: Segments) -> Callable[[Any, Array], Iterator[Array]]:
     """
     start = jax.jit(segments.start)
 
+    @functools.cache
     def stage(run: Callable) -> Callable:
         def labelled(variables: Any, state: Carry, size: tuple[int, int]):
             state, logits = run(variables, state)

@@ -56,6 +56,22 @@ def make_score(
     return jax.jit(score)
 
 
+def labels_only(answer: Callable[[np.ndarray], np.ndarray]) -> Score:
+    """For `evaluation.evaluate`: label maps, and no loss, since there are no later scores. Padding is not run.
+
+    Args:
+        answer: images uint8 [B, H, W, 3] -> label maps.
+    """
+
+    def score(variables: Any, batch: Batch) -> tuple[np.ndarray, float, float]:
+        image, real = np.asarray(batch["image"]), np.asarray(batch["weight"]) > 0
+        labels = np.zeros(image.shape[:3], np.uint8)
+        labels[real] = answer(image[real])
+        return labels, 0.0, 0.0
+
+    return score
+
+
 def _scores(
     arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode
 ) -> tuple[Predict, Predict]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxseg.arch import LayerSpec, cells_at, layer_counts
 from jaxseg.layers.xla import xla_conv
 from jaxseg.types import Array
 
@@ -43,6 +44,24 @@ def peaks(dtype: str, rounds: int = 5) -> Peaks:
         max(SIDE**3 / product_s, image.size * kernel[..., 0].size / convolution_s),
         2 * COPY_BYTES / copy_s,
     )
+
+
+def layer_cost(
+    layer: LayerSpec, batch: int, height_px: int, width_px: int, itemsize: int
+) -> tuple[int, int]:
+    """(MACs, bytes) of one layer on a batch: the two numbers of its place under the roofline.
+
+    The bytes are the least that any program moves: kernel once, input and output once per pass, in numbers of
+    `itemsize` bytes.
+    """
+    before = layer.out_stride // layer.stride  # 0, global, stays 0
+    cells_in, cells_out = (
+        batch * cells_at(stride, height_px, width_px) for stride in (before, layer.out_stride)
+    )
+    counts = layer_counts(layer, cells_out)
+    maps = cells_in * layer.in_channels + cells_out * layer.out_channels
+    values = maps * layer.repeats + counts.params
+    return counts.macs, values * itemsize
 
 
 def _least_s(function: Callable[..., Array], arguments: tuple[Array, ...], rounds: int) -> float:

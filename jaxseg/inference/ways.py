@@ -1,4 +1,8 @@
-"""Four ways to run one trained multi-exit network (MESS, 2106.03527, section 3.4): what `--mode` chooses."""
+"""The ways to run one trained network that can answer early: what `--mode` chooses.
+
+Of networks with exits (MESS, 2106.03527, section 3.4) and of loops (after ItNet, 2101.08685): there passes
+stand for exits.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,26 +14,35 @@ import numpy as np
 
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.inference import multi_exit
+from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
 from jaxseg.inference.exits import Policy, Thresholds, thresholds
-from jaxseg.inference.predictor import Model, Score
+from jaxseg.inference.predictor import Model
 from jaxseg.models import mess
 from jaxseg.models.folding import fold
-from jaxseg.types import Batch
+from jaxseg.models.itnet import check_iterations, is_looped, num_iterations, with_iterations
 
-FINAL, BUDGETED, ANYTIME, INPUT = WAYS = ("final", "budgeted", "anytime", "input")
+WAYS = ("final", "budgeted", "anytime", "input", "deadline")
+FINAL, BUDGETED, ANYTIME, INPUT, DEADLINE = WAYS
+
+
+def answers_early(arch: Arch) -> bool:
+    """Whether a network has answers before the final one."""
+    return bool(arch.exits) or is_looped(arch)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a network with exits answers.
+    """How a network with exits, or a loop, answers.
 
     name:   'final' (the original network), 'budgeted' (the part up to the last chosen exit), 'anytime' (every chosen
-            exit, then the final answer), 'input' (each image leaves at the first chosen exit that is sure of it).
-    chosen: indices of exits, in order, at most one behind a block; empty = all, where there is one behind each.
-    policy: of 'input'. pixel, image: its thresholds, per chosen exit; of `pixel` one may stand for all.
+            exit, then the final answer), 'input' (each image leaves at the first chosen exit that is sure of it),
+            'deadline' (as many passes as there is time for; loops only).
+    chosen: indices of exits, in order, at most one behind a block; empty = all, where there is one behind each. Of a
+            loop: passes, from 1; empty = all.
+    policy: of 'input'. pixel, image: its thresholds, per chosen early exit; one may stand for all.
+    deadline_ms: of 'deadline', from image to label map on the host.
     """
 
     name: str = FINAL
@@ -37,6 +50,7 @@ class Way:
     policy: Policy = field(default_factory=Policy)
     pixel: tuple[float, ...] = (0.9,)
     image: tuple[float, ...] = ()
+    deadline_ms: float = 0.0
 
     def __post_init__(self):
         if self.name not in WAYS:
@@ -51,6 +65,7 @@ class Way:
             **policy,
             "pixel": list(self.pixel),
             "image": list(self.image),
+            "deadline_ms": self.deadline_ms,
         }
 
     @classmethod
@@ -69,11 +84,23 @@ class Way:
                 isinstance(x, int | float) for x in values
             ):
                 raise UserError(f"eval.exits.{key}", got=repr(values), expected="numbers")
-        tuples = {k: tuple(v) for k, v in lists.items()}
-        return cls(str(section.get("mode", FINAL)), policy=Policy(**policy), **tuples)
+        values = {k: tuple(v) for k, v in lists.items()}
+        if "deadline_ms" in section:
+            values["deadline_ms"] = float(section["deadline_ms"])
+        return cls(str(section.get("mode", FINAL)), policy=Policy(**policy), **values)
 
     def exits(self, arch: Arch) -> tuple[int, ...]:
-        """The chosen exits of `arch`; UserError if there are none, or several behind one block."""
+        """The chosen early exits of `arch`; UserError if there are none, or several behind one block.
+
+        Of a loop the chosen passes; its last one is no early exit, but may end a budget.
+        """
+        if self.name == DEADLINE and not is_looped(arch):
+            raise UserError("mode deadline", got="a model without a loop", expected="an itnet")
+        if is_looped(arch) and not arch.exits:
+            most = num_iterations(arch)
+            chosen = self.chosen or tuple(range(1, most + 1))
+            check_iterations("eval.exits.chosen", chosen, most)
+            return chosen if self.name == BUDGETED else tuple(n for n in chosen if n < most)
         if not arch.exits:
             raise UserError(
                 f"mode {self.name}", got="a model without early exits", expected="mode final"
@@ -93,14 +120,15 @@ class Way:
     def limits(self, arch: Arch) -> Thresholds:
         """The thresholds of the chosen exits; UserError unless there is one for each."""
         count = len(self.exits(arch))
-        if len(self.image) != count:
+        if len(self.image) not in (1, count):
             raise UserError(
                 "eval.exits.image",
                 got=f"{len(self.image)} thresholds",
-                expected=f"{count}, one per exit",
+                expected=f"{count}, one per exit, or one for all",
             )
+        image = self.image * count if len(self.image) == 1 else self.image
         pixel = self.pixel[0] if len(self.pixel) == 1 else self.pixel
-        return thresholds(pixel, self.image)
+        return thresholds(pixel, image)
 
     def network(self, arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         """The part of a network that this way needs."""
@@ -109,6 +137,10 @@ class Way:
         if self.name == FINAL:
             return mess.sub_network(arch, variables, (), final=True)
         chosen = self.exits(arch)
+        if is_looped(arch) and not arch.exits:
+            if self.name == BUDGETED:
+                return with_iterations(arch, variables, chosen[-1])
+            return arch, variables
         if self.name == BUDGETED:
             return mess.sub_network(arch, variables, chosen[-1:], final=False)
         return mess.sub_network(arch, variables, chosen, final=True)
@@ -119,6 +151,7 @@ class InputDependent:
     """A network whose images leave where they are sure; called like a `Model`, and counts who left where.
 
     arch, variables: as `Way.network` gives them. limits: one threshold per early exit of it.
+    chosen: the passes that are early exits, of a loop.
     left: per exit, the final answer last, how many images it answered so far.
     """
 
@@ -127,6 +160,7 @@ class InputDependent:
     card: Card
     policy: Policy
     limits: Thresholds
+    chosen: tuple[int, ...]
     left: list[int]
 
     @classmethod
@@ -143,12 +177,16 @@ class InputDependent:
                 "mode input", got=model.mode, expected="whole images, without flip and scales"
             )
         arch, variables = fold(*way.network(model.arch, model.variables))
-        left = [0] * (len(arch.exits) + 1)
-        return cls(arch, jax.device_put(variables), model.card, way.policy, limits, left)
+        chosen = way.exits(model.arch)
+        left = [0] * (len(chosen) + 1)
+        return cls(arch, jax.device_put(variables), model.card, way.policy, limits, chosen, left)
 
     @cached_property
     def compiled(self) -> tuple[Callable, Callable]:
         """(one, many), see `multi_exit`."""
+        if not self.arch.exits:
+            cut = self.arch, self.card.mean, self.card.std, self.policy, self.chosen
+            return itnet.answer_one(*cut), multi_exit.answer_many(itnet.cut(*cut))
         segments = multi_exit.cut(self.arch, self.card.mean, self.card.std, self.policy)
         return multi_exit.answer_one(segments), multi_exit.answer_many(segments)
 
@@ -163,25 +201,18 @@ class InputDependent:
         labels = np.asarray(labels)
         return labels if image.ndim == 4 else labels[0]
 
-    def score(self) -> Score:
-        """For `evaluation.evaluate`: label maps, and no loss, since later scores do not exist. Padding is not run."""
-
-        def scored(variables: Any, batch: Batch) -> tuple[np.ndarray, float, float]:
-            image, real = np.asarray(batch["image"]), np.asarray(batch["weight"]) > 0
-            labels = np.zeros(image.shape[:3], np.uint8)
-            labels[real] = self(image[real])
-            return labels, 0.0, 0.0
-
-        return scored
-
     def record(self, size_px: tuple[int, int]) -> dict[str, Any]:
         """Who left where, and what an image cost on average: MACs executed at size_px = (H, W)."""
-        costs = mess.costs(self.arch, size_px)
+        if self.arch.exits:
+            costs = mess.costs(self.arch, size_px)
+            names = [f"after_{head.inputs[0]}" for head in self.arch.exits]
+        else:
+            costs = itnet.costs(self.arch, size_px, self.chosen)
+            names = [f"pass_{n}" for n in self.chosen]
         paths = costs.paths(range(len(self.left)))
         total = max(sum(self.left), 1)
         share = [count / total for count in self.left]
-        names = [*(f"after_{head.inputs[0]}" for head in self.arch.exits), "final"]
-        rows = zip(names, paths, share, strict=True)
+        rows = zip((*names, "final"), paths, share, strict=True)
         return {
             "exits": [{"name": n, "macs": c, "frac_taken": s} for n, c, s in rows],
             "mean_macs": sum(c * s for c, s in zip(paths, share, strict=True)),
@@ -189,12 +220,26 @@ class InputDependent:
         }
 
 
+def routed(model: Model, way: Way) -> InputDependent | itnet.Punctual | None:
+    """Who decides image by image, for the ways 'input' and 'deadline'; None for the others, see `parts`."""
+    if way.name == INPUT:
+        return InputDependent.of(model, way)
+    if way.name == DEADLINE:
+        way.exits(model.arch)
+        return itnet.Punctual.of(model, way.deadline_ms)
+    return None
+
+
 def parts(model: Model, way: Way) -> dict[str, Model]:
-    """The models whose answers make up a way that is not 'input': '' -> the one, or a name -> each, in order."""
+    """The models whose answers make up any other way: '' -> the one, or a name -> each, in order."""
     if way.name != ANYTIME:
         arch, variables = way.network(model.arch, model.variables)
         return {"": replace(model, arch=arch, variables=variables)}
     arch, variables = way.network(model.arch, model.variables)
+    if is_looped(arch) and not arch.exits:
+        networks = {f"pass_{n}": with_iterations(arch, variables, n) for n in way.exits(arch)}
+        networks["final"] = arch, variables
+        return {name: replace(model, arch=a, variables=v) for name, (a, v) in networks.items()}
     cuts = {f"after_{head.inputs[0]}": ((i,), False) for i, head in enumerate(arch.exits)}
     cuts |= {"final": ((), True)}
     networks = {

@@ -1,13 +1,14 @@
 """Convolution: NHWC maps and HWIO kernels, torch's or TensorFlow's padding, and an exchangeable operation."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import LayerSpec, NumbersArch
+from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec, NumbersArch
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import batch_norm
@@ -75,8 +76,10 @@ def initial(spec: LayerSpec, normal: Array) -> tuple[dict[str, Any], dict[str, A
 
     Args:
         spec: the layer.
-        normal: standard normal numbers in the shape of the kernel.
+        normal: standard normal numbers in the shape of the kernel, after an axis of passes if each has its own.
     """
+    if spec.own == ALL:
+        return jax.vmap(lambda one: initial(replace(spec, own=NOTHING), one))(normal)
     outputs = (spec.out_channels,)
     params = {"kernel": normal * kernel_std(spec)}
     if spec.bias:
@@ -84,6 +87,8 @@ def initial(spec: LayerSpec, normal: Array) -> tuple[dict[str, Any], dict[str, A
     if not spec.norm:
         return params, {}
     params["norm"] = {"scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
+    if spec.own == STATISTICS:
+        outputs = (spec.repeats, *outputs)
     return params, {"norm": {"mean": jnp.zeros(outputs), "var": jnp.ones(outputs)}}
 
 

@@ -38,6 +38,21 @@ def _axis_max(x: Array, axis: int, window: int) -> Array:
     return functools.reduce(jnp.maximum, cells)
 
 
+def halved(x: Array) -> Array:
+    """Average over 2x2 cells, stride 2; where a side is odd, its last row or column counts twice.
+
+    Args:
+        x: [B, H, W, C], floating.
+
+    Returns:
+        [B, ceil(H / 2), ceil(W / 2), C], same dtype.
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    cells = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
+    return jnp.mean(cells, axis=(2, 4))
+
+
 def global_average(x: Array) -> Array:
     """[B, H, W, C] -> [B, 1, 1, C]: mean over the map, added up in float32, same dtype as x."""
     return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)

@@ -20,22 +20,28 @@ def fold(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         variables: params and batch_stats of its blocks and heads; those of auxiliary heads may be missing.
 
     Returns:
-        (arch, variables) with `arch.numbers.norm == 'folded'`, numpy float32, and no batch_stats.
+        (arch, variables) with `arch.numbers.norm == 'folded'`, numpy float32, and no batch_stats, but for loops whose
+        passes share kernels and have their own statistics: there nothing changes (see `BlockSpec.folded`).
     """
     if arch.numbers.norm == FOLDED:
         return arch, variables
+    numbers = dataclasses.replace(arch.numbers, norm=FOLDED)
+    folded = dataclasses.replace(arch, numbers=numbers)
     params: dict[str, Any] = {}
-    for block in zoo.blocks(arch):
+    stats: dict[str, Any] = {}
+    for block, after in zip(zoo.blocks(arch), zoo.blocks(folded), strict=True):
         for layer in block.layers:
             if layer.name not in variables["params"].get(block.name, {}):
                 continue
             ours = dict(variables["params"][block.name][layer.name])
             if layer.norm:
-                running = variables["batch_stats"][block.name][layer.name]["norm"]
-                ours = _folded(ours, running, arch.numbers.norm_eps)
+                running = variables["batch_stats"][block.name][layer.name]
+                if after.layer(layer.name).norm:
+                    stats.setdefault(block.name, {})[layer.name] = running
+                else:
+                    ours = _folded(ours, running["norm"], arch.numbers.norm_eps)
             params.setdefault(block.name, {})[layer.name] = ours
-    numbers = dataclasses.replace(arch.numbers, norm=FOLDED)
-    return dataclasses.replace(arch, numbers=numbers), {"params": params, "batch_stats": {}}
+    return folded, {"params": params, "batch_stats": stats}
 
 
 def _folded(params: dict[str, Any], running: dict[str, Any], eps: float) -> dict[str, Any]:
@@ -43,5 +49,6 @@ def _folded(params: dict[str, Any], running: dict[str, Any], eps: float) -> dict
     gain = wide(params["norm"]["scale"]) / np.sqrt(wide(running["var"]) + eps)
     bias = (wide(params.get("bias", 0.0)) - wide(running["mean"])) * gain
     bias = bias + wide(params["norm"]["bias"])
-    kernel = wide(params["kernel"]) * gain.reshape(1, 1, 1, -1)
+    # [D], or [N, D] where each pass has a kernel of its own.
+    kernel = wide(params["kernel"]) * gain[..., None, None, None, :]
     return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}

@@ -1,4 +1,4 @@
-"""The names under which networks are known: '<head>_<backbone>', such as 'lraspp_mobilenet_v2'."""
+"""The names under which networks are known: '<head>_<backbone>', such as 'lraspp_mobilenet_v2'; and 'itnet'."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 from jaxseg.arch import Arch, HeadArch, NumbersArch
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
+from jaxseg.models.backbones.itnet import itnet
 from jaxseg.models.backbones.resnet import DEPTHS, resnet
 from jaxseg.models.backbones.trunk import Trunk
 from jaxseg.models.backbones.vgg import vgg16
 from jaxseg.models.heads.aspp import deeplabv3_head, deeplabv3plus_head
 from jaxseg.models.heads.fcn import fcn_head, fcn_skips_head
+from jaxseg.models.heads.linear import linear_head
 from jaxseg.models.heads.lraspp import lraspp_head
 from jaxseg.models.heads.unet import unet_head
 
@@ -36,6 +38,10 @@ class Design(NamedTuple):
 
 def _fcn(trunk: Trunk, width: float, dropout: float) -> HeadArch:
     return fcn_head(trunk.backbone, dropout=dropout)
+
+
+def _linear(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return linear_head(trunk.backbone, dropout)
 
 
 def _deeplabv3(trunk: Trunk, width: float, dropout: float) -> HeadArch:
@@ -81,10 +87,11 @@ DESIGNS: dict[str, Design] = {
     "fcn32s": Design(_fcn_skips(), (32,), VGGS),
     "fcn16s": Design(_fcn_skips(16), (32,), VGGS),
     "fcn8s": Design(_fcn_skips(16, 8), (32,), VGGS),
+    "itnet": Design(_linear, (8, 4), ("",)),
 }
 
 NAMES: dict[str, tuple[str, str]] = {
-    f"{head}_{backbone}": (head, backbone)
+    f"{head}_{backbone}".rstrip("_"): (head, backbone)
     for head, design in DESIGNS.items()
     for backbone in design.backbones
 }
@@ -92,6 +99,9 @@ NAMES: dict[str, tuple[str, str]] = {
 
 OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
 """What a named network can be asked for besides its number of classes."""
+
+LOOP_OPTIONS = ("iterations", "sharing", "scales", "reduction")
+"""What 'itnet' can be asked for besides: see `backbones.itnet`."""
 
 
 def output_strides(name: str) -> tuple[int, ...]:
@@ -112,9 +122,10 @@ def named(name: str, num_classes: int, **options: Any) -> Arch:
     """
     if name not in NAMES:
         raise unknown_name("network", name, NAMES)
+    known = OPTIONS + LOOP_OPTIONS * (name == "itnet")
     for option in options:
-        if option not in OPTIONS:
-            raise unknown_name(f"option of the network {name}", option, OPTIONS)
+        if option not in known:
+            raise unknown_name(f"option of the network {name}", option, known)
     return _arch(name, num_classes, **options)
 
 
@@ -127,6 +138,7 @@ def _arch(
     aux: bool = False,
     compute: str = "float32",
     dropout: float = 0.1,
+    **loop: Any,
 ) -> Arch:
     """The options of every network.
 
@@ -138,6 +150,7 @@ def _arch(
         aux: an auxiliary FCN head on the level of stride 16, for training.
         compute: 'float32' or 'bfloat16'.
         dropout: of every head; the papers' 0.5 costs a short training from scratch dearly.
+        **loop: some of `LOOP_OPTIONS`.
     """
     design, backbone = DESIGNS[NAMES[name][0]], NAMES[name][1]
     allowed = design.output_strides
@@ -148,7 +161,11 @@ def _arch(
             got=output_stride,
             expected=f"one of {allowed}, or 0 for {allowed[0]}",
         )
-    trunk = _trunk(backbone, output_stride, width, design.resnet)
+    looped = name == "itnet"
+    if looped:
+        trunk = itnet(output_stride, width, **loop)
+    else:
+        trunk = _trunk(backbone, output_stride, width, design.resnet)
     extra = (fcn_head(trunk.backbone, trunk.levels[16], dropout),) if aux else ()
     # EfficientNet's weights were trained with an epsilon of 1e-3, all others with 1e-5.
     eps = 1e-3 if backbone == "efficientnet_lite0" else 1e-5
@@ -158,6 +175,7 @@ def _arch(
         head=design.head(trunk, width, dropout),
         aux=extra,
         numbers=NumbersArch(compute=compute, norm_eps=eps),
+        family="itnet" if looped else "segmenter",
     )
 
 

@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg.arch import FOLDED, IMAGE, Arch, BackboneArch, BlockSpec, block_name
-from jaxseg.errors import unknown_name
+from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
-from jaxseg.models.backbones import inverted, resnet, vgg
+from jaxseg.models.backbones import inverted, itnet, resnet, vgg
 from jaxseg.models.heads import registry as heads
 from jaxseg.models.heads.head import Tap
 from jaxseg.types import Array, Outputs
 
-KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS}
+KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS, **itnet.KINDS}
 """Every kind of backbone block: name -> Kind. A new backbone adds its own here."""
 
 
@@ -27,6 +27,10 @@ def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
     for i, block in enumerate(backbone.blocks):
         if block.kind not in KINDS:
             raise unknown_name("kind of block", block.kind, KINDS)
+        if block.repeats > 1 and block.kind not in itnet.LOOPS:
+            raise UserError(
+                f"repeats of {block_name(i)} ({block.kind})", got=block.repeats, expected=1
+            )
         specs.append(KINDS[block.kind].spec(block_name(i), block, channels, stride))
         channels, stride = specs[-1].out_channels, specs[-1].out_stride
     return tuple(specs)

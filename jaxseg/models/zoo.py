@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.arch import Arch, BlockSpec
+from jaxseg.arch import ALL, Arch, BlockSpec
 from jaxseg.errors import unknown_name
 from jaxseg.layers.conv import initial
-from jaxseg.models import segmenter
+from jaxseg.models import itnet, segmenter
 from jaxseg.models.networks import NAMES as NAMES
 from jaxseg.models.networks import OPTIONS as OPTIONS
 from jaxseg.models.networks import named as named
@@ -34,6 +34,7 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "segmenter": Family(segmenter.blocks, segmenter.Segmenter),
+    "itnet": Family(itnet.blocks, itnet.ItNet),
 }
 
 
@@ -66,16 +67,15 @@ def init(arch: Arch, key: jax.Array) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def _initialiser(arch: Arch) -> Callable[[jax.Array], Any]:
     layers = [(spec.name, layer) for spec in blocks(arch) for layer in spec.layers]
-    ends = np.cumsum([math.prod(layer.kernel_shape) for _, layer in layers])
+    shapes = [(layer.copies,) * (layer.own == ALL) + layer.kernel_shape for _, layer in layers]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
 
     @jax.jit
     def variables(key: jax.Array) -> dict[str, Any]:
         made: dict[str, Any] = {"params": {}, "batch_stats": {}}
         parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
-        for (block, layer), part in zip(layers, parts, strict=True):
-            for kind, value in zip(
-                made, initial(layer, part.reshape(layer.kernel_shape)), strict=True
-            ):
+        for (block, layer), shape, part in zip(layers, shapes, parts, strict=True):
+            for kind, value in zip(made, initial(layer, part.reshape(shape)), strict=True):
                 if value:
                     made[kind].setdefault(block, {})[layer.name] = value
         return made

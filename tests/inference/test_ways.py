@@ -9,7 +9,7 @@ from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import NEVER, Policy
-from jaxseg.inference.predictor import Model
+from jaxseg.inference.predictor import Model, labels_only
 from jaxseg.inference.ways import InputDependent, Way, parts
 from jaxseg.models import mess
 from jaxseg.models.mess import ExitDesign
@@ -64,7 +64,7 @@ def test_padding_of_a_batch_is_not_run():
     way = Way("input", (0,), pixel=(PIXEL,), image=(NEVER,))
     routed = InputDependent.of(model(), way)
     weight = np.array([1, 1, 0, 0, 0, 0, 0], np.float32)
-    labels, *_ = routed.score()(None, {"image": images, "label": None, "weight": weight})
+    labels, *_ = labels_only(routed)(None, {"image": images, "label": None, "weight": weight})
     assert routed.left == [0, 2] and not labels[2:].any() and labels.shape == (B, *SIZE)
 
 

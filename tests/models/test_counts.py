@@ -40,11 +40,12 @@ def jaxpr_macs(jaxpr) -> int:
             lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
             (contracted, _), _ = eqn.params["dimension_numbers"]
             total += math.prod(out) * math.prod(lhs[i] for i in contracted)
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in jax.tree.leaves(
             list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
         ):
             if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                total += jaxpr_macs(getattr(inner, "jaxpr", inner))
+                total += times * jaxpr_macs(getattr(inner, "jaxpr", inner))
     return total
 
 
@@ -52,6 +53,8 @@ def test_the_independent_counter_sees_nested_jaxprs():
     a, b = jnp.zeros((2, 3)), jnp.zeros((3, 5))
     assert jaxpr_macs(jax.make_jaxpr(lambda a, b: a @ b)(a, b).jaxpr) == 30
     assert jaxpr_macs(jax.make_jaxpr(jax.jit(jax.jit(lambda a, b: a @ b)))(a, b).jaxpr) == 30
+    loop = jax.make_jaxpr(lambda a, b: jax.lax.scan(lambda a, _: (a, a @ b), a, None, length=7))
+    assert jaxpr_macs(loop(a, b).jaxpr) == 210
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from jaxseg.arch import BlockSpec, HeadArch
 from jaxseg.errors import unknown_name
-from jaxseg.models.heads import aspp, fcn, lraspp, mess, unet
+from jaxseg.models.heads import aspp, fcn, linear, lraspp, mess, unet
 from jaxseg.models.heads.head import HeadKind, Tap
 
 KINDS: dict[str, HeadKind] = {
@@ -11,6 +11,7 @@ KINDS: dict[str, HeadKind] = {
     **lraspp.KINDS,
     **unet.KINDS,
     **mess.KINDS,
+    **linear.KINDS,
 }
 
 
