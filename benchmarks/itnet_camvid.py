@@ -1,8 +1,8 @@
 """After ItNet on CamVid 480x360, both protocols, pass by pass.
 
-`--data` is the published folder. `camvid` and `camvid_drives` are for two CPU cores: 8 passes, crops of 192x256 px, about
-1.2 s a step of 8 when nothing else runs, so about two hours each. Those ending in `_full` are for a GPU: 16 passes, whole
-images, the config's 12000 steps. All resume.
+`--data` is the published folder. `camvid` and `camvid_drives` are for two CPU cores: 8 passes, crops of 192x256 px,
+6000 steps of 8, a guess of two hours each. Those ending in `_full` are for a GPU: 16 passes, whole images, the
+config's 12000 steps. All resume.
 """
 
 from pathlib import Path

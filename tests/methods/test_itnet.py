@@ -12,8 +12,12 @@ from jaxseg import build, cli
 from jaxseg.data import datasets
 from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
+from jaxseg.inference.labelling import labels_at
+from jaxseg.layers.normalise import normalise
 from jaxseg.methods.itnet import Settings, answered, deep_supervision
 from jaxseg.models import zoo
+from jaxseg.models.itnet import with_iterations
+from jaxseg.objectives.metrics import confusion_matrix, scores_from_confusion
 from jaxseg.training import state as states
 from jaxseg.training import steps
 from jaxseg.training.loss import Loss
@@ -36,10 +40,10 @@ def network(sharing="weights", iterations=3, aux=False, scales=3):
     return zoo.named("itnet", NUM_CLASSES, sharing=sharing, iterations=iterations, **options)
 
 
-def phase_of(arch, settings=None, loss=CHEAPER):
+def phase_of(arch, settings=None, loss=CHEAPER, num_steps=10, optim=OPTIM):
     """A phase; plainly supervised without settings."""
     make = functools.partial(steps.supervised, loss=loss, mean=MEAN, std=STD)
-    phase = Phase("main", 10, make, TrainPlan(4, 4, seed=0, size_px=(32, 32)), OPTIM)
+    phase = Phase("main", num_steps, make, TrainPlan(4, 4, seed=0, size_px=(32, 32)), optim)
     return phase if settings is None else deep_supervision((phase,), arch, settings)[0]
 
 
@@ -180,3 +184,47 @@ def test_mistakes_are_one_line(monkeypatch, override, words):
     with pytest.raises(UserError) as error:
         planned(monkeypatch, override)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+# --- I7, and I10 of a trained network ---
+
+
+@pytest.mark.slow
+def test_more_passes_fit_better_and_stay_bounded_when_trained():
+    """Four images whose labels are noise on a grid of 8 px: what one pass cannot learn by heart, six learn better."""
+    rng = np.random.default_rng(0)
+    data = batch(height_px=64, width_px=64)
+    cells = rng.integers(0, NUM_CLASSES, (4, 8, 8)).astype(np.uint8)
+    data["label"] = cells.repeat(8, axis=1).repeat(8, axis=2)
+    arch = zoo.named("itnet", NUM_CLASSES, width=0.25, iterations=6, dropout=0.0)
+    phase = deep_supervision(
+        (
+            phase_of(
+                arch, loss=Loss(), num_steps=300, optim=Optim(name="adamw", learning_rate=5e-3)
+            ),
+        ),
+        arch,
+        Settings(),
+    )[0]
+    step = jax.jit(phase.make_step(arch, phase))
+    state, losses = states.create(arch, phase, 0, ema=False), []
+    for _ in range(phase.steps):
+        state, sums = step(state, data)
+        losses.append(float(sums["loss_sum"] / sums["loss_count"]))
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+    variables = jax.device_get(states.inference_variables(state))
+    far, more = with_iterations(arch, variables, 4 * 6)
+    x = normalise(data["image"], MEAN, STD, jnp.float32)
+    maps, logits = zoo.module(far).apply(
+        more, x, method=lambda m, x: (m.block_03.states(m.data(x)), m.answers(x, (1, 6))[0])
+    )
+    tables = [
+        confusion_matrix(data["label"], np.asarray(labels_at(y, (64, 64))), NUM_CLASSES)
+        for y in logits
+    ]
+    first, last = (scores_from_confusion(table)["miou"] for table in tables)
+    assert last > first + 0.02
+    peaks = np.abs(np.asarray(maps)).max(axis=(1, 2, 3, 4))
+    # 4 times the passes: no more than 3 times the largest state of a trained one.
+    assert np.all(np.isfinite(peaks)) and peaks[6:].max() <= 3 * peaks[:6].max()
