@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,28 @@ from jaxseg.errors import UserError
 from jaxseg.inference.artifact import load_model
 from jaxseg.inference.augmented import PLAIN
 from jaxseg.inference.confusion import draw_confusion, write_confusion
-from jaxseg.inference.evaluation import Tally, Watch, evaluate, evaluate_each, watch_boundaries
-from jaxseg.inference.itnet import make_scores
+from jaxseg.inference.evaluation import (
+    ByExit,
+    Tally,
+    Watch,
+    evaluate,
+    evaluate_each,
+    watch_boundaries,
+    watched,
+)
+from jaxseg.inference.exits import NEVER
+from jaxseg.inference.itnet import Punctual, make_scores
 from jaxseg.inference.predictor import Model, Score, labels_only, make_score, model_folder
-from jaxseg.inference.ways import ANYTIME, WAYS, answers_early, parts, routed
+from jaxseg.inference.ways import (
+    ANYTIME,
+    INPUT,
+    WAYS,
+    InputDependent,
+    Way,
+    answers_early,
+    parts,
+    routed,
+)
 from jaxseg.models import mess
 from jaxseg.models.itnet import account, is_looped, num_iterations
 from jaxseg.objectives.boundary import BoundaryTally
@@ -68,11 +87,10 @@ def main(argv: Sequence[str]) -> None:
     watch = watch_boundaries(boundaries) if boundaries else None
     size_px = tuple(map(int, split.sizes_px[0]))
     if one:
-        tally = run(labels_only(one), None, watch)
-        exits = one.record(size_px)
+        tally, exits = _routed(one, run, watch, arch.num_classes, size_px)
     elif way.name == ANYTIME and is_looped(arch) and not arch.exits and mode == PLAIN:
         with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
-            tally, exits = _every_pass(model, way.exits(arch), batches, size_px, watch)
+            tally, exits = _every_pass(model, way, batches, size_px, watch)
     else:
         rows = []
         for name, part in parts(model, way).items():
@@ -81,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
             tally = run(score, jax.device_put(part.variables), watch if last else None)
             macs = mess.costs(part.arch, size_px).final_only()
             rows.append({"name": name, "miou": tally.scores()["miou"], "macs": macs})
-        exits = {"exits": rows} if way.name == ANYTIME else {}
+        exits = {"exits": _with_times(rows, model, way, size_px)} if way.name == ANYTIME else {}
     scores = tally.scores()
     scores["per_class_iou"] = scores.pop("iou")
     if boundaries:
@@ -116,14 +134,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _every_pass(
     model: Model,
-    early: Sequence[int],
+    way: Way,
     batches: Iterable[Batch],
     size_px: tuple[int, int],
     watch: Watch | None,
 ) -> tuple[Tally, dict[str, Any]]:
     """(sums of the last pass, the section `exits`): one run over the split for all passes of a loop."""
     arch, card = model.arch, model.card
-    passes = (*early, num_iterations(arch))
+    passes = (*way.exits(arch), num_iterations(arch))
     score = make_scores(arch, card.mean, card.std, passes)
     variables = jax.device_put(model.variables)
     tallies = evaluate_each(score, variables, batches, arch.num_classes, len(passes), watch=watch)
@@ -131,7 +149,36 @@ def _every_pass(
         {"name": f"pass_{n}", "miou": tally.scores()["miou"], **account(arch, size_px, n)._asdict()}
         for n, tally in zip(passes, tallies, strict=True)
     ]
-    return tallies[-1], {"exits": rows}
+    return tallies[-1], {"exits": _with_times(rows, model, way, size_px)}
+
+
+def _routed(
+    one: InputDependent | Punctual,
+    run: Callable[..., Tally],
+    watch: Watch | None,
+    num_classes: int,
+    size_px: tuple[int, int],
+) -> tuple[Tally, dict[str, Any]]:
+    """(sums, the section `exits`) where every image has a way of its own."""
+    if not isinstance(one, InputDependent):
+        return run(labels_only(one), None, watch), one.record(size_px)
+    by_exit = ByExit(one.answered, len(one.left), num_classes)
+    tally, exits = run(labels_only(one), None, watched(watch, by_exit)), one.record(size_px)
+    rows = zip(exits["exits"], by_exit.mious(), strict=True)
+    return tally, exits | {"exits": [row | {"miou": miou} for row, miou in rows]}
+
+
+def _with_times(
+    rows: list[dict[str, Any]], model: Model, way: Way, size_px: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """The rows of all exits with `latency_ms`, which whole images alone have, and nobody left."""
+    times: Sequence[float | None] = [None] * len(rows)
+    if model.mode == PLAIN:
+        stays = replace(way, name=INPUT, image=(NEVER,))
+        times = InputDependent.of(model, stays).path_ms(size_px)
+    return [
+        row | {"latency_ms": ms, "frac_taken": None} for row, ms in zip(rows, times, strict=True)
+    ]
 
 
 def _table(record: dict) -> str:
@@ -153,7 +200,8 @@ def _table(record: dict) -> str:
     rows += [["mean class accuracy", record["macc"]], ["pixel accuracy", record["aacc"]]]
     wide = max(len(name) for name, *_ in rows)
     for row in record.get("exits", ()):
-        what, value = ("mIoU", row["miou"]) if "miou" in row else ("images", row["frac_taken"])
+        left = row["frac_taken"] is not None
+        what, value = ("images", row["frac_taken"]) if left else ("mIoU", row["miou"])
         rows.append([f"{row['name']} ({what})", value])
     return "\n".join(
         [

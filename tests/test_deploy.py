@@ -57,6 +57,8 @@ def test_a_deployed_folder_answers_as_it_was_chosen(folder, tmp_path, capsys):
     assert scores["miou"] == pytest.approx(told["chosen"]["miou"], abs=0.02)
     shares = [x["frac_taken"] for x in scores["exits"]]
     assert shares == pytest.approx(told["chosen"]["taken"], abs=0.34)
+    for row in scores["exits"]:
+        assert (row["miou"] is None) == (row["frac_taken"] == 0) and row["latency_ms"] > 0
 
 
 def test_a_budget_cuts_the_network(folder, tmp_path):

@@ -1,7 +1,7 @@
 """Scores of a network over a split. Memory does not grow with the number of images."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,39 @@ class Album:
             self.images.append(np.array(batch["image"][i, :h, :w]))
             self.labels.append(np.array(batch["label"][i, :h, :w]))
             self.predictions.append(predictions[i, :h, :w])
+
+
+class ByExit:
+    """A `watch` that adds up one confusion matrix per exit, over the images that it answered.
+
+    answered: the exit of every image so far, in order; whoever answers appends to it.
+    exits:    how many there are.
+    """
+
+    def __init__(self, answered: Sequence[int], exits: int, num_classes: int):
+        self._answered, self._classes = answered, num_classes
+        self._confusion = np.zeros((exits, num_classes, num_classes), np.int64)
+
+    def __call__(self, batch: Batch, predictions: np.ndarray) -> None:
+        real = np.flatnonzero(np.asarray(batch["weight"]) > 0)
+        for row, exit_ in zip(real, self._answered[-len(real) :], strict=True):
+            found = confusion_matrix(batch["label"][row], predictions[row], self._classes)
+            self._confusion[exit_] += found
+
+    def mious(self) -> list[float | None]:
+        """Of each exit on the images that it answered; None where there were none."""
+        return [scores_from_confusion(c)["miou"] if c.any() else None for c in self._confusion]
+
+
+def watched(*watches: Watch | None) -> Watch:
+    """All of them, one after another."""
+
+    def watch(batch: Batch, predictions: np.ndarray) -> None:
+        for one in watches:
+            if one is not None:
+                one(batch, predictions)
+
+    return watch
 
 
 def watch_boundaries(tally: BoundaryTally) -> Watch:

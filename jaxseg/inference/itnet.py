@@ -310,6 +310,7 @@ class Punctual:
             "pace": pace._asdict(),
             "exits": [
                 {"name": f"pass_{n}", "macs": account(self.arch, size_px, n).macs,
+                 "latency_ms": pace.first_ms + (n - 1) * pace.pass_ms,
                  "frac_taken": float(np.mean(passes == n))}
                 for n in sorted({int(n) for n in passes})
             ],

@@ -4,6 +4,7 @@ Of networks with exits (MESS, 2106.03527, section 3.4) and of loops (after ItNet
 stand for exits.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
-from jaxseg.inference.exits import Policy, Thresholds, thresholds
+from jaxseg.inference.exits import NEVER, Policy, Thresholds, thresholds
 from jaxseg.inference.predictor import Model
 from jaxseg.models import mess
 from jaxseg.models.folding import fold
@@ -152,7 +153,7 @@ class InputDependent:
 
     arch, variables: as `Way.network` gives them. limits: one threshold per early exit of it.
     chosen: the passes that are early exits, of a loop.
-    left: per exit, the final answer last, how many images it answered so far.
+    answered: the exit that answered each image so far; the final answer counts as one more.
     """
 
     arch: Arch
@@ -161,7 +162,7 @@ class InputDependent:
     policy: Policy
     limits: Thresholds
     chosen: tuple[int, ...]
-    left: list[int]
+    answered: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: Model, way: Way) -> "InputDependent":
@@ -178,8 +179,12 @@ class InputDependent:
             )
         arch, variables = fold(*way.network(model.arch, model.variables))
         chosen = way.exits(model.arch)
-        left = [0] * (len(chosen) + 1)
-        return cls(arch, jax.device_put(variables), model.card, way.policy, limits, chosen, left)
+        return cls(arch, jax.device_put(variables), model.card, way.policy, limits, chosen)
+
+    @property
+    def left(self) -> list[int]:
+        """Per exit, the final answer last, how many images it answered so far."""
+        return np.bincount(self.answered, minlength=len(self.chosen) + 1).tolist()
 
     @cached_property
     def compiled(self) -> tuple[Callable, Callable]:
@@ -196,13 +201,28 @@ class InputDependent:
         batch = image if image.ndim == 4 else image[None]
         run = self.compiled[len(batch) > 1]
         labels, taken = run(self.variables, batch, self.limits)
-        for exit_ in np.asarray(taken):
-            self.left[exit_] += 1
+        self.answered.extend(np.asarray(taken).tolist())
         labels = np.asarray(labels)
         return labels if image.ndim == 4 else labels[0]
 
+    def path_ms(self, size_px: tuple[int, int], rounds: int = 20) -> list[float]:
+        """Median milliseconds of one image of size_px = (H, W) by where it leaves, uint8 image to uint8 label map.
+
+        In the very program that decides: thresholds that nothing reaches before the exit, and one that all reach there.
+        """
+        image = np.random.default_rng(0).integers(0, 256, (1, *size_px, 3), np.uint8)
+        run, early = self.compiled[0], len(self.chosen)
+        paths = [thresholds(0.5, [NEVER] * i + [0.0] * (early - i)) for i in range(early + 1)]
+        times = np.empty((rounds + 1, len(paths)))
+        for r in range(rounds + 1):
+            for i, limits in enumerate(paths):
+                begin_s = time.perf_counter()
+                np.asarray(run(self.variables, image, limits).labels)
+                times[r, i] = 1e3 * (time.perf_counter() - begin_s)
+        return np.median(times[1:], axis=0).tolist()  # the first compiles
+
     def record(self, size_px: tuple[int, int]) -> dict[str, Any]:
-        """Who left where, and what an image cost on average: MACs executed at size_px = (H, W)."""
+        """Who left where, and what an image cost on average: MACs executed at size_px = (H, W), time on this device."""
         if self.arch.exits:
             costs = mess.costs(self.arch, size_px)
             names = [f"after_{head.inputs[0]}" for head in self.arch.exits]
@@ -212,9 +232,12 @@ class InputDependent:
         paths = costs.paths(range(len(self.left)))
         total = max(sum(self.left), 1)
         share = [count / total for count in self.left]
-        rows = zip((*names, "final"), paths, share, strict=True)
+        rows = zip((*names, "final"), paths, self.path_ms(size_px), share, strict=True)
         return {
-            "exits": [{"name": n, "macs": c, "frac_taken": s} for n, c, s in rows],
+            "exits": [
+                {"name": name, "macs": macs, "latency_ms": ms, "frac_taken": taken}
+                for name, macs, ms, taken in rows
+            ],
             "mean_macs": sum(c * s for c, s in zip(paths, share, strict=True)),
             "final_only_macs": costs.final_only(),
         }

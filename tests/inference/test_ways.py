@@ -57,6 +57,8 @@ def test_input_dependent_counts_who_left_where():
     paths = mess.costs(routed.arch, SIZE).paths((0, 1, 2))
     np.testing.assert_allclose(record["mean_macs"], np.dot(paths, left) / left.sum())
     assert [row["frac_taken"] for row in record["exits"]] == (left / left.sum()).tolist()
+    assert all(row["latency_ms"] > 0 for row in record["exits"])
+    assert routed.left == left.tolist()  # what is timed is not counted
 
 
 def test_padding_of_a_batch_is_not_run():
