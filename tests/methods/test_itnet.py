@@ -191,11 +191,13 @@ def test_mistakes_are_one_line(monkeypatch, override, words):
 
 @pytest.mark.slow
 def test_more_passes_fit_better_and_stay_bounded_when_trained():
-    """Four images whose labels are noise on a grid of 8 px: what one pass cannot learn by heart, six learn better."""
-    rng = np.random.default_rng(0)
-    data = batch(height_px=64, width_px=64)
-    cells = rng.integers(0, NUM_CLASSES, (4, 8, 8)).astype(np.uint8)
-    data["label"] = cells.repeat(8, axis=1).repeat(8, axis=2)
+    """Four images, grey but for a coloured end that tells the class of all pixels: one pass does not see so far."""
+    data = batch(height_px=32, width_px=256)
+    classes = np.array([0, 1, 2, 1], np.uint8)
+    data["image"] = np.full((4, 32, 256, 3), 128, np.uint8)
+    for image, k in zip(data["image"], classes, strict=True):
+        image[:, :16] = 255 * np.eye(3, dtype=np.uint8)[k]
+    data["label"] = np.broadcast_to(classes[:, None, None], (4, 32, 256)).copy()
     arch = zoo.named("itnet", NUM_CLASSES, width=0.25, iterations=6, dropout=0.0)
     phase = deep_supervision(
         (
@@ -220,11 +222,11 @@ def test_more_passes_fit_better_and_stay_bounded_when_trained():
         more, x, method=lambda m, x: (m.block_03.states(m.data(x)), m.answers(x, (1, 6))[0])
     )
     tables = [
-        confusion_matrix(data["label"], np.asarray(labels_at(y, (64, 64))), NUM_CLASSES)
+        confusion_matrix(data["label"], np.asarray(labels_at(y, (32, 256))), NUM_CLASSES)
         for y in logits
     ]
     first, last = (scores_from_confusion(table)["miou"] for table in tables)
-    assert last > first + 0.02
+    assert last > first + 0.2
     peaks = np.abs(np.asarray(maps)).max(axis=(1, 2, 3, 4))
     # 4 times the passes: no more than 3 times the largest state of a trained one.
     assert np.all(np.isfinite(peaks)) and peaks[6:].max() <= 3 * peaks[:6].max()
