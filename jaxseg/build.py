@@ -4,13 +4,13 @@ Below this file nothing knows what a config is; everything takes keyword argumen
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import cli, defaults, runtime
+from jaxseg import cli, defaults, ranges, runtime
 from jaxseg.arch import Arch
 from jaxseg.data import datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
@@ -33,9 +33,6 @@ from jaxseg.training.phases import Phase
 from jaxseg.training.plan import Plan
 from jaxseg.weights import pretrained
 
-MAX_SIDE_PX = 2**14
-"""Of a training crop, and so of the images that `bench` and `export` make up."""
-
 
 def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> Plan:
     """Everything that `training.run.train` needs.
@@ -48,7 +45,8 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     Raises:
         UserError: a value that cannot be.
     """
-    _check_numbers(config)
+    ranges.check_all(config)
+    answer_mode(config.eval)
     parallel = Parallel.over(config.parallel.mode, config.data.batch_size)
     spec = datasets.describe(config.data.name, config.data.dir)
     arch = architecture(config, spec)
@@ -257,7 +255,7 @@ def evaluation_config(card: Card, argv: Sequence[str]) -> ConfigDict:
     config = cli.from_plain(settings)
     only = "after training only data.* and eval.* can be overridden"
     config = cli.override(config, argv, only=only)
-    _check_ranges(cli.flat_keys(config))
+    ranges.check_given(cli.flat_keys(config))
     answer_mode(config.eval)
     exit_way(config.eval)
     return config
@@ -354,53 +352,3 @@ def cache_folder(config: ConfigDict) -> Path:
 
 def _plain(section: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in section.items() if not isinstance(v, ConfigDict)}
-
-
-def _check_ranges(flat: dict[str, Any]) -> None:
-    """Ranges that no type can express, of those settings that are there."""
-    whole: Callable[[Any], bool] = lambda x: x >= 1  # noqa: E731
-    not_negative: Callable[[Any], bool] = lambda x: x >= 0  # noqa: E731
-    side = (lambda x: 32 <= x <= MAX_SIDE_PX, f"32 or more, at most {MAX_SIDE_PX}")
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "max_steps": (not_negative, "0 (none) or more"),
-        "ema_decay": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
-        "accumulate": (whole, "1 or more"),
-        "max_skipped": (whole, "1 or more"),
-        "data.batch_size": (whole, "1 or more"),
-        "data.height_px": side,
-        "data.width_px": side,
-        "data.num_workers": (lambda x: 0 <= x <= 1024, "0 (threads) to 1024"),
-        "data.prefetch": (whole, "1 or more"),
-        "eval.batch_size": (lambda x: 1 <= x <= 2**16, f"1 or more, at most {2**16}"),
-        "eval.every_steps": (not_negative, "0 (at the end only) or more"),
-        "eval.num_pictures": (not_negative, "0 or more"),
-        "checkpoint.every_steps": (not_negative, "0 (at evaluations only) or more"),
-        "checkpoint.keep_last": (whole, "1 or more"),
-        "checkpoint.keep_best": (not_negative, "0 or more"),
-        "log.every_steps": (whole, "1 or more"),
-    }
-    for key, (holds, expected) in rules.items():
-        if key in flat and not holds(flat[key]):
-            raise UserError(key, got=flat[key], expected=expected)
-
-
-def _check_numbers(config: ConfigDict) -> None:
-    """Ranges that no type can express, before anything is prepared."""
-    flat = cli.flat_keys(config)
-    _check_ranges(flat)
-    for key in ("data.mean", "data.std", "loss.class_weights"):
-        if not all(isinstance(x, int | float) for x in flat[key]):
-            raise UserError(key, got=flat[key], expected="numbers")
-    if len(flat["data.mean"]) != 3 or len(flat["data.std"]) != 3 or min(flat["data.std"]) <= 0:
-        raise UserError(
-            "data.mean and data.std",
-            got=(flat["data.mean"], flat["data.std"]),
-            expected="three numbers each, std above 0",
-        )
-    answer_mode(config.eval)
-    if config.data.batch_size % config.accumulate:
-        raise UserError(
-            "accumulate",
-            got=config.accumulate,
-            expected=f"a divisor of data.batch_size = {config.data.batch_size}",
-        )

@@ -25,6 +25,7 @@ FLOORS = (
     ("jaxseg.methods",),
     ("jaxseg.defaults",),
     ("jaxseg.cli",),
+    ("jaxseg.ranges",),
     ("jaxseg.build",),
     (
         "jaxseg.train",

@@ -50,7 +50,7 @@ def phase_of(arch, settings=None, loss=CHEAPER, num_steps=10, optim=OPTIM):
 def take(arch, phase, *, mode="jit", devices=1):
     """The state and the sums after one step, on the host."""
     parallel = Parallel.over(mode, 4, jax.devices()[:devices])
-    compiled = parallel.compile(phase.make_step(arch, phase, axis_name=parallel.axis_name))
+    compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
     state = parallel.put_state(states.create(arch, phase, 0, ema=False))
     data = batch()
     return jax.device_get(compiled(state, parallel.put_batch(data)))
