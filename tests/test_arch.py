@@ -190,3 +190,14 @@ def test_train_macs_by_hand(trained, expected):
     ]
     unit = count(blocks[:1], 16, 16).macs
     assert train_macs(blocks, 16, 16, lambda n: n in trained.split()) == expected * unit
+
+
+def test_train_macs_of_a_loop():
+    """A loop alone learns from gradients that pass through itself; without it the gradient stops before."""
+    loop = block("block_01")
+    layers = tuple(dataclasses.replace(x, repeats=4) for x in loop.layers)
+    loop = dataclasses.replace(loop, layers=layers)
+    blocks = [block("block_00"), loop, block("head", "head", ("block_01",))]
+    unit = count(blocks[:1], 16, 16).macs
+    macs = {t: train_macs(blocks, 16, 16, t.split().__contains__) for t in ("", "head", "block_01")}
+    assert macs == {"": 6 * unit, "head": 7 * unit, "block_01": (1 + 3 * 4 + 2) * unit}
