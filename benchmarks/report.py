@@ -250,6 +250,10 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
 """Name in a document -> (record under results/, what writes the table)."""
 
 
+NOT_MEASURED = "Not measured yet (`python -m benchmarks.run {}`).\n"
+"""What stands in the place of a table whose record is missing."""
+
+
 def load(name: str) -> Record:
     """results/NAME.json."""
     return json.loads((ROOT / "results" / f"{name}.json").read_text())
@@ -260,7 +264,9 @@ def filled(text: str) -> str:
 
     def write(found: re.Match[str]) -> str:
         record, make = TABLES[found[2]]
-        return found[1] + make(load(record)) + found[4]
+        exists = (ROOT / "results" / f"{record}.json").exists()
+        body = make(load(record)) if exists else NOT_MEASURED.format(record)
+        return found[1] + body + found[4]
 
     return PLACE.sub(write, text)
 

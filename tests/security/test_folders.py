@@ -78,7 +78,7 @@ def test_any_value_anywhere_works_or_is_one_line(folder, name, count):
             assert str(error).isprintable() and len(str(error)) < 1000, what
         except Exception as error:
             raise AssertionError(what) from error
-    assert 5 < sum(outcomes) < 0.5 * len(outcomes), "most of these are mistakes, not all"
+    assert 0 < sum(outcomes) < 0.5 * len(outcomes), "most of these are mistakes, not all"
 
 
 def test_any_value_in_the_header_of_the_arrays_works_or_is_one_line(folder):
