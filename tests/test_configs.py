@@ -12,7 +12,13 @@ from tests.fakes import FakeSplit
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-SLOW_TO_COMPILE = ("camvid_deeplabv3plus_effnetlite0", "mess_camvid")
+SLOW_TO_COMPILE = (
+    "camvid_deeplabv3plus_effnetlite0",
+    "camvid_deeplabv3plus_resnet18",
+    "itnet_camvid",
+    "mess_camvid",
+    "mess_toy_street",
+)
 
 
 def marked(path: Path):

@@ -127,7 +127,13 @@ def test_every_parameter_gets_a_gradient(name):
     assert [jax.tree_util.keystr(path) for path, leaf in leaves if not np.any(leaf)] == []
 
 
-@pytest.mark.parametrize("name", COVERING)
+def slow_if(name):
+    """Operation by operation the deepest one takes a quarter of a minute; MobileNetV2 has its blocks too."""
+    deepest = name == "deeplabv3_efficientnet_lite0"
+    return pytest.param(name, marks=[pytest.mark.slow] if deepest else [])
+
+
+@pytest.mark.parametrize("name", [slow_if(name) for name in COVERING])
 def test_jit_equals_eager_and_runs_compose_at_every_block(name):
     """run(0, k) then run(k, N) is run(0, N), each with only its own blocks' variables."""
     arch, net, variables = small(name)

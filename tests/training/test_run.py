@@ -182,7 +182,7 @@ def narrow(arch, state, *, keep=12):
     return narrowed_block(arch, keep), state.replace(**kept, extra=extra)
 
 
-@pytest.mark.parametrize("fresh_optimiser", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fresh_optimiser", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_phase_may_change_every_shape_and_resumes_exactly(tmp_path, fresh_optimiser):
     def make():
         slim = phase("slim", 4, seed=1, on_enter=narrow, fresh_optimiser=fresh_optimiser)

@@ -1,0 +1,62 @@
+"""Which table goes where. A document says so: `<!-- table: NAME -->` and `<!-- end -->` on lines of their own."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import faults, itnet, mess
+from benchmarks.report.markdown import Record, load
+
+NAMES = ("README.md", "docs/reliability.md", "docs/methods/mess.md", "docs/methods/itnet.md")
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "chaos": ("chaos", faults.chaos),
+    "soak": ("soak", faults.soak),
+    "mess_stages": ("mess_stages", mess.mess_stages),
+    "mess_losses": ("mess_losses", mess.mess_losses),
+    "mess": ("mess", mess.mess),
+    "mess_ways": ("mess_ways", mess.mess_ways),
+    "mess_cores": ("mess_ways", mess.mess_cores),
+    "scan_blocks": ("scan_blocks", mess.scan_blocks),
+    "itnet": ("itnet", itnet.arms),
+    "itnet_passes": ("itnet", itnet.passes),
+    "itnet_stopping": ("itnet", itnet.stopping),
+    "itnet_scan": ("itnet_scan", itnet.scan),
+    "itnet_camvid": ("itnet_camvid", itnet.camvid),
+}
+"""Name in a document -> (record under results/, what writes the table)."""
+
+PICTURES: dict[str, tuple[str, Callable[[Record, Path], None]]] = {
+    "mess.png": ("mess", mess.draw),
+    "itnet.png": ("itnet", itnet.draw),
+}
+"""Name under docs/images/ -> (record, what draws it)."""
+
+NOT_MEASURED = "Not measured yet (`python -m benchmarks.run {}`).\n"
+"""What stands in the place of a table whose record is missing."""
+
+
+def filled(text: str, root: Path) -> str:
+    """A document with all of its tables written anew, from `root`/results."""
+
+    def write(found: re.Match[str]) -> str:
+        record, make = TABLES[found[2]]
+        body = make(load(record, root)) if has(record, root) else NOT_MEASURED.format(record)
+        return found[1] + body + found[4]
+
+    return PLACE.sub(write, text)
+
+
+def draw_all(root: Path) -> None:
+    """Every picture whose record is there, into `root`/docs/images."""
+    folder = root / "docs" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (record, draw) in PICTURES.items():
+        if has(record, root):
+            draw(load(record, root), folder / name)
+
+
+def has(record: str, root: Path) -> bool:
+    """Whether it was measured."""
+    return (root / "results" / f"{record}.json").exists()
