@@ -33,6 +33,7 @@ CROPS = (
     "--config.data.batch_size=8",
 )
 
+
 def _arm(*overrides: str, stopping: bool = False) -> Callable[[int, Path, str], dict[str, Any]]:
     flags = tuple(f"--config.{override}" for override in overrides)
 
