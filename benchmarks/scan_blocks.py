@@ -69,7 +69,10 @@ def blocks(count: int, seed: int, workdir: Path, data: str) -> dict[str, Any]:
         row[name] = {"compile_s": time.perf_counter() - begin_s, "temp_mb": memory / 1e6}
     results = {name: run(stacked, x) for name, run in compiled.items()}
     for result in results.values():
-        chex.assert_trees_all_close(result, results["written_out"], rtol=1e-3, atol=1e-6)
+        # float32 through 20 blocks: what matters is the error against the whole of a tensor.
+        chex.assert_trees_all_equal_shapes(result, results["written_out"])
+        for a, b in zip(*map(jax.tree.leaves, (result, results["written_out"])), strict=True):
+            assert jnp.linalg.norm(a - b) <= 1e-3 * jnp.linalg.norm(b)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, run in compiled.items():
