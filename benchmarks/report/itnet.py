@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -77,11 +78,13 @@ def passes(record: Record) -> str:
 
 
 def stopping(record: Record) -> str:
-    """The rules against fixed numbers of passes at the same mean, over seeds."""
+    """The rules against fixed numbers of passes at the same mean, over seeds; one of the confidences of pixels."""
     found = [row["stopping"] for row in rows_of(record, "shared_n8")]
     rows = []
     for cells in zip(*found, strict=True):
         one = cells[0]
+        if one["policy"] not in ("mean", "pixels_0.7"):
+            continue
         more = [100 * (c["miou"] - c["fixed_miou_at_mean"]) for c in cells]
         slower = [c["ms"] / c["fixed_ms_at_mean"] for c in cells]
         rows.append([
@@ -143,9 +146,11 @@ def camvid(record: Record) -> str:
 
 def draw(record: Record, path: Path) -> None:
     """Test mIoU against passes, MACs and graph size; bars from the least to the largest seed."""
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = Figure(figsize=(15, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    what = {"passes": "iteration", "MACs of an image": "macs", "nodes + edges of the graph": None}
+    what = {"passes": "iteration", "MACs of an image, millions": "macs"}
+    what["nodes + edges of the graph, millions; last pass"] = None
+    colors = dict(zip(_found(record), colormaps["tab20"].colors, strict=False))
     for axes, (title, key) in zip(figure.subplots(1, 3, sharey=True), what.items(), strict=True):
         for arm, each in _found(record).items():
             if "passes" not in each[0]:
@@ -154,11 +159,13 @@ def draw(record: Record, path: Path) -> None:
                 continue
             told = curve(each) if key else curve(each)[-1:]
             x = [one[key] if key else one["nodes"] + one["edges"] for one in told]
+            x = [n / 1e6 for n in x] if key != "iteration" else x
             y = [100 * one["miou"] for one in told]
             bars = [[100 * abs(one["of"][i] - one["miou"]) for one in told] for i in (0, 1)]
-            axes.errorbar(x, y, bars, marker=".", capsize=2, label=arm)
-        axes.set(xlabel=title, xscale="linear" if title == "passes" else "log")
+            axes.errorbar(x, y, bars, marker=".", capsize=2, label=ARMS[arm].replace("--", "the same,"), color=colors[arm])
+        axes.set_xlabel(title)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test mIoU, %")
-    figure.axes[0].legend(fontsize=7)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=100, metadata={"Software": None})
