@@ -162,7 +162,8 @@ def draw(record: Record, path: Path) -> None:
             x = [n / 1e6 for n in x] if key != "iteration" else x
             y = [100 * one["miou"] for one in told]
             bars = [[100 * abs(one["of"][i] - one["miou"]) for one in told] for i in (0, 1)]
-            axes.errorbar(x, y, bars, marker=".", capsize=2, label=ARMS[arm].replace("--", "the same,"), color=colors[arm])
+            style = {"label": ARMS[arm].replace("--", "the same,"), "color": colors[arm]}
+            axes.errorbar(x, y, bars, marker=".", capsize=2, **style)
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test mIoU, %")
