@@ -4,8 +4,8 @@ Command:  python -m jaxseg.train --config=configs/itnet_camvid.py --workdir=W --
           (with --config.data.name=camvid_drives --config.eval.split=test: fit on two drives, test on the third)
           python -m jaxseg.evaluate --workdir=W --mode=anytime
 Hardware: one GPU.  Time: not measured.  mIoU: not measured.
-On 2 CPU cores (phases.main.steps=700, crops of 192x256 px; results/itnet_camvid.json): 20 min beside other work, val mIoU
-48.3 %, 28.6 % on an unseen drive.
+On 2 CPU cores (phases.main.steps=700, crops of 192x256 px; results/itnet_camvid.json): 20 min beside other work, val
+mIoU 48.3 %, 28.6 % on an unseen drive.
 
 289 thousand parameters (ESPNet: 358), 2.67 GMACs for 8 passes. With a GPU also itnet.iterations=16.
 """
