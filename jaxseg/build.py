@@ -101,7 +101,9 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
         options |= {k: config.itnet[k] for k in LOOP_OPTIONS}
     arch = zoo.named(config.model.name, len(spec.class_names), **options)
     if config.integer.preset:
-        arch = integer.architecture(arch, integer_settings(config.integer))
+        ends = zip(config.data.mean, config.data.std, strict=True)
+        reach = max(max(mean, 1 - mean) / std for mean, std in ends)
+        arch = integer.architecture(arch, integer_settings(config.integer), image_reach=reach)
     return arch
 
 

@@ -23,10 +23,16 @@ from jaxseg.types import Array
 ConvOp = Callable[..., Array]
 """(x, kernel, *, stride, dilation, groups, padding) -> y, shapes as `conv2d`."""
 
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6) with gradient 0 at both ends, as in torch; on grids many values lie there."""
+    return jnp.where(x < 6, jax.nn.relu(x), jnp.full_like(x, 6))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "": lambda x: x,
     "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
+    "relu6": relu6,
     "sigmoid": jax.nn.sigmoid,
 }
 """`arch.ACTIVATIONS`, as functions."""

@@ -7,9 +7,10 @@ Both take any network of the registry, with exits and loops too. Presets:
     paper         as the authors' code: the flavour of its DeepLab where there is batch norm, of its FCN-VGG16 where not
     wageubn       the parent method: batch norm with roots, gradients of constant magnitude
     integer_only  ours: nothing floats between the image and the loss. Every map is a multiple of one step within fixed
-                  bounds, so that sums, maxima and joined maps need no rescaling, and an integer network follows as it is
+                  bounds, so that sums, maxima and joined maps need no rescaling, and an integer network follows as is
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -150,8 +151,8 @@ class Settings:
             _grid(f"integer.widths.{name}", Grid(), bits)
         tuple(map(_override, self.layers))
 
-    def of(self, arch: Arch) -> Preset:
-        """The preset for a network, with the changes of these settings."""
+    def of(self, arch: Arch, image_reach: float = 4.0) -> Preset:
+        """The preset for a network, with the changes of these settings; `image_reach` as in `architecture`."""
         normed = any(layer.norm for block in zoo.blocks(arch) for layer in block.layers)
         chosen = {"wageubn": _WAGEUBN, "integer_only": _INTEGER_ONLY}
         chosen["paper"] = _PAPER_DEEPLAB if normed else _PAPER_FCN
@@ -163,6 +164,9 @@ class Settings:
             reciprocal_bits=widths.get("reciprocal", preset.grids.reciprocal_bits),
             overrides=tuple(map(_override, self.layers)),
         )
+        if grids.image.rule == FIXED:
+            reach = 2.0 ** math.ceil(math.log2(image_reach))
+            grids = replace(grids, image=replace(grids.image, reach=reach))
         updates = replace(
             preset.updates,
             gradient_bits=widths.get("gradients", preset.updates.gradient_bits),
@@ -194,13 +198,18 @@ def _override(text: str) -> Override:
     return Override(layers, path, int(bits))
 
 
-def architecture(arch: Arch, settings: Settings) -> Arch:
+def architecture(arch: Arch, settings: Settings, *, image_reach: float = 4.0) -> Arch:
     """The same network on integer grids.
+
+    Args:
+        arch: any of the registry.
+        settings: of the method.
+        image_reach: largest absolute value of a normalised image; the reach of its grid is the next power of two.
 
     Raises:
         UserError: a layer that 32-bit sums cannot hold, settings of layers that do not exist, bfloat16.
     """
-    preset = settings.of(arch)
+    preset = settings.of(arch, image_reach)
     layers = {f"{b.name}/{layer.name}": layer for b in zoo.blocks(arch) for layer in b.layers}
     for change in preset.grids.overrides:
         if not any(fnmatchcase(name, change.layers) for name in layers):

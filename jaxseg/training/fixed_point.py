@@ -40,7 +40,7 @@ class Updates:
 
     gradient_bits: width of gradients, rounded stochastically.
     gradient_rule: 'max' (by the largest of a variable), 'shift' (by the power of two nearest to it) or 'constant' (the
-                   same, and then forgotten: all variables move alike, whatever their gradients; `quant.rounding.constant`).
+                   same, and then forgotten: all variables move alike; `quant.rounding.constant`).
     gain:          multiplies gradients; 0.1 in the code of 2011.14504.
     momentum:      grid of the momentum.
     stored_bits:   width of stored weights.
@@ -86,8 +86,12 @@ def check_power_of_two(what: str, value: float) -> None:
 
 def noise(key: Array, path: str, shape: tuple[int, ...]) -> Array:
     """Random numbers of a step for the variable `path`: float32 multiples of 2^-16 in [0, 1)."""
-    own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-    return jax.random.bits(own, shape, jnp.uint16).astype(jnp.float32) * 2.0**-NOISE_BITS
+    return noise_bits(key, path, shape).astype(jnp.float32) * 2.0**-NOISE_BITS
+
+
+def noise_bits(key: Array, path: str, shape: tuple[int, ...]) -> Array:
+    """The same as whole multiples, uint16."""
+    return jax.random.bits(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.uint16)
 
 
 def rounded_gradients(updates: Updates) -> optax.GradientTransformationExtraArgs:
