@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
-from benchmarks.report import documents
+from benchmarks import targets
+from benchmarks.report import documents, speed
 from benchmarks.report.__main__ import main
-from benchmarks.report.markdown import ROOT
+from benchmarks.report.markdown import ROOT, load
 
 
 @pytest.fixture
@@ -46,3 +47,12 @@ def test_a_record_that_is_missing_is_said_to_be(copy):
     assert main([], copy) == 0
     text = (copy / "docs" / "reliability.md").read_text()
     assert "Not measured yet (`python -m benchmarks.run chaos`)" in text
+
+
+def test_a_missed_target_is_said():
+    record = load("input_share")
+    for row in record["rows"]:
+        row["ratio_real_to_resident"], row["wait_share"] = targets.REAL, targets.WAIT
+    assert "missed" not in speed.input_share(record)
+    record["rows"][0]["wait_share"] = targets.WAIT + 0.001
+    assert speed.input_share(record).count("**missed**") == 1
