@@ -1,8 +1,8 @@
 """Arithmetic of integer training on integer arrays: shifts that round, ranges, convolutions and their gradients, norms.
 
-A tensor is (codes, exponent): int8 or int32 codes times 2^exponent, the exponent an int32 scalar or one per channel. Every
-function here is what its namesake in `quant.rounding` or `layers.deviation` is on grids of floats, to the last bit as
-long as no sum exceeds 32 bits; nothing here is floating (tested on the jaxpr).
+A tensor is (codes, exponent): int8 or int32 codes times 2^exponent, the exponent an int32 scalar or one per channel.
+Every function here is what its namesake in `quant.rounding` or `layers.deviation` is on grids of floats, to the last
+bit as long as no sum exceeds 32 bits; nothing here is floating (tested on the jaxpr).
 """
 
 import math

@@ -1,10 +1,10 @@
 """A training step on integer arrays: not a simulation of integers, but integers.
 
-For plain chains of 3x3 convolutions with norm and ReLU6 and a 1x1 classifier, on the grids of the preset `integer_only`.
-Forward pass, gradients of maps and kernels, norm, momentum and update are integers; floating is the loss alone, from int8
-scores to int8 errors (`loss_error`). After any number of steps it is where the simulation by floats on grids
-(`training.steps.supervised`) is, bit for bit, provided that the simulation's own sums are exact (float64). What it keeps
-for the way back are int8 maps.
+For plain chains of 3x3 convolutions with norm and ReLU6 and a 1x1 classifier, on the grids of the preset
+`integer_only`. Forward pass, gradients of maps and kernels, norm, momentum and update are integers; floating is the
+loss alone, from int8 scores to int8 errors (`loss_error`). After any number of steps it is where the simulation by
+floats on grids (`training.steps.supervised`) is, bit for bit, provided that the simulation's own sums are exact
+(float64). What it keeps for the way back are int8 maps.
 """
 
 import math
@@ -264,8 +264,8 @@ def _input_gradient(kernel: Array, exponent: int, error: q.Flagged) -> Fixed:
 def _with_momentum(v: Array, g: Fixed, eighths: int) -> Array:
     """Q(momentum v + g) in steps of 2^-23, clipped below 1; g has codes below 2^7.
 
-    Sums are in steps of 2^-28, two digits finer than eighths of v: what of g lies below is kept as whether there is any,
-    which decides halves.
+    Sums are in steps of 2^-28, two digits finer than eighths of v. What of g lies below is kept as whether there is
+    any, which decides halves.
     """
     up = g.exponent + 28
     most = 1 << 29  # 2 in these steps: clipped anyway
