@@ -117,7 +117,7 @@ _INTEGER_ONLY = Preset(
         norm_errors=Grid(16, SHIFT),
         reciprocal_bits=8,
     ),
-    Updates(8, SHIFT, momentum=Grid(24, FIXED, 1.0), stored_bits=24),
+    Updates(8, CONSTANT, momentum=Grid(24, FIXED, 1.0), stored_bits=24),
     DEVIATION,
     2.0**-10,
     1 - 2.0**-4,

@@ -35,7 +35,9 @@ def power_of_two(x: Array) -> Array:
     bits = (bits + ((1 << digits) - 1 - below)) & ~((1 << digits) - 1)
     wide = jnp.float64 if digits == 52 else jnp.float32
     found = jax.lax.bitcast_convert_type(bits, wide).astype(x.dtype)
-    return jnp.where(x == 0, jnp.ones_like(x), jnp.where(jnp.isfinite(found), found, x))
+    return jnp.where(
+        x == 0, jnp.ones_like(x), jnp.where(jnp.isfinite(x) & jnp.isfinite(found), found, x)
+    )
 
 
 def largest(x: Array, axis_name: str | None = None) -> Array:

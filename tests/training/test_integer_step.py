@@ -10,7 +10,6 @@ import pytest
 from benchmarks import float64
 from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch
 from jaxseg.data.plan import TrainPlan
-from jaxseg.errors import UserError
 from jaxseg.methods import integer
 from jaxseg.training import integer_step, steps
 from jaxseg.training import state as states
