@@ -9,7 +9,8 @@ import jaxseg
 from jaxseg import cli, defaults, deploy, evaluate
 from jaxseg.data import datasets
 from jaxseg.inference.artifact import Card, load_model, save_model
-from jaxseg.inference.ways import InputDependent
+from jaxseg.inference.predictor import Model
+from jaxseg.inference.ways import AnyTime, InputDependent, Way
 from jaxseg.models import mess, zoo
 from jaxseg.models.mess import ExitDesign
 from tests.data import raw
@@ -71,6 +72,42 @@ def test_a_budget_cuts_the_network(folder, tmp_path):
     arch, _, _ = load_model(small)
     assert len(arch.backbone.blocks) < 9 and not arch.exits and arch.numbers.compute == "bfloat16"
     assert json.loads((small / "deploy.json").read_text())["chosen"]["cost"] <= 0.7 * whole
+
+
+def test_any_time_is_chosen_timed_and_answers(folder, tmp_path):
+    """Every answer costs what has run until it is there, the heads before it included."""
+    out = tmp_path / "out"
+    assert run(folder, out, "--setting=anytime") == 0
+    told = json.loads((out / "deploy.json").read_text())
+    assert told["chosen"]["setting"] == "anytime" and told["taken_measured"][-1] == 1.0
+    assert [x["setting"] for x in told["pareto"]] == ["anytime"]
+    assert sum(told["taken_measured"]) == 1 and told["mean_ms"] > 0
+    arch, variables, card = load_model(out)
+    assert len(arch.exits) == 1
+    assert cli.run(evaluate.main, [f"--workdir={out}", "--split=val"]) == 0
+    scores = json.loads((out / "metrics_val.json").read_text())
+    assert scores["way"] == "anytime" and len(scores["exits"]) == 2
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    one = AnyTime.of(Model(arch, variables, card), Way("anytime"))
+    assert len(list(one.answers(image))) == 2
+    assert np.mean(one(image) == jaxseg.load(folder)(image)) > 0.99
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("fcn_resnet18", "--config.mess.num_exits"),
+        ("itnet", "evaluate --mode=budgeted"),
+    ],
+)
+def test_without_exits_there_is_nothing_to_choose(folder, tmp_path, capsys, name, words):
+    options = {"iterations": 2} if name == "itnet" else {}
+    arch = zoo.named(name, CLASSES, width=0.125, **options)
+    save_model(tmp_path / "model", arch, filled(arch), load_model(folder)[2])
+    assert run(tmp_path / "model", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: deploy: got ") and err.count("\n") == 1 and words in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

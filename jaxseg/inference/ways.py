@@ -5,7 +5,7 @@ stand for exits.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -241,6 +241,62 @@ class InputDependent:
             "mean_macs": sum(c * s for c, s in zip(paths, share, strict=True)),
             "final_only_macs": costs.final_only(),
         }
+
+
+@dataclass(frozen=True)
+class AnyTime:
+    """A network that gives all of its answers in turn; called like a `Model`, it gives the last one.
+
+    arch, variables: with exits, as `Way.network` gives them.
+    """
+
+    arch: Arch
+    variables: dict[str, Any]
+    card: Card
+
+    @classmethod
+    def of(cls, model: Model, way: Way) -> "AnyTime":
+        """From a model with exits.
+
+        Raises:
+            UserError: no exits, or a model that answers from windows, mirror image or scales.
+        """
+        way.exits(model.arch)
+        if model.mode != PLAIN:
+            raise UserError(
+                "mode anytime", got=model.mode, expected="whole images, without flip and scales"
+            )
+        arch, variables = fold(*way.network(model.arch, model.variables))
+        return cls(arch, jax.device_put(variables), model.card)
+
+    @cached_property
+    def compiled(self) -> Callable:
+        """See `multi_exit.any_time`."""
+        return multi_exit.any_time(multi_exit.cut(self.arch, self.card.mean, self.card.std))
+
+    def answers(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """Image uint8 [B, H, W, 3] or [H, W, 3] -> its label map(s) on the host, one per exit, the final one last."""
+        image = np.asarray(image)
+        for labels in self.compiled(self.variables, image if image.ndim == 4 else image[None]):
+            yield np.asarray(labels) if image.ndim == 4 else np.asarray(labels)[0]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The last of `answers`, all others made before it."""
+        *_, last = self.answers(image)
+        return last
+
+    def times_ms(self, size_px: tuple[int, int], rounds: int = 20) -> list[float]:
+        """Median milliseconds from one uint8 image of size_px = (H, W) to each of its label maps."""
+        image = np.random.default_rng(0).integers(0, 256, (*size_px, 3), np.uint8)
+        times = []
+        for _ in range(rounds + 1):
+            begin_s = time.perf_counter()
+            times.append([1e3 * (time.perf_counter() - begin_s) for _ in self.answers(image)])
+        return np.median(times[1:], axis=0).tolist()  # the first compiles
+
+    def macs(self, size_px: tuple[int, int]) -> tuple[float, ...]:
+        """Spent on one image of size_px = (H, W) when each answer is there, those before it included."""
+        return mess.costs(self.arch, size_px).paths(range(len(self.arch.exits) + 1))
 
 
 def routed(model: Model, way: Way) -> InputDependent | itnet.Punctual | None:
