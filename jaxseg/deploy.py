@@ -72,6 +72,11 @@ def main(argv: Sequence[str]) -> None:
         cli.whole(args, name, int(split.sizes_px[0, i]))
         for i, name in enumerate(("height", "width"))
     )
+    same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
+    if not same:
+        raise UserError(
+            "--height, --width", got=size_px, expected="the size of some images of the split"
+        )
     arch = replace(arch, aux=(), numbers=replace(arch.numbers, compute=args["numbers"]))
     policy = Policy(confidence=args["confidence"], measure=args["measure"])
 
@@ -106,11 +111,6 @@ def main(argv: Sequence[str]) -> None:
     origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
     output = Path(args["output"])
     save_model(output, small, parts, replace(card, evaluation=evaluation, origin=origin))
-    same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
-    if not same:
-        raise UserError(
-            "--height, --width", got=size_px, expected="the size of some images of the split"
-        )
     images = [split[i]["image"] for i in same]
     both = side_by_side(Timed(small, parts, way), Timed(*_final(arch, variables)), card, images)
     promised = path_cost((len(arch.exits),), 0, FINAL)

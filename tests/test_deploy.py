@@ -87,6 +87,9 @@ def test_any_time_is_chosen_timed_and_answers(folder, tmp_path):
     assert cli.run(evaluate.main, [f"--workdir={out}", "--split=val"]) == 0
     scores = json.loads((out / "metrics_val.json").read_text())
     assert scores["way"] == "anytime" and len(scores["exits"]) == 2
+    costs = mess.costs(arch, (24, 32))
+    assert [x["macs"] for x in scores["exits"]] == [costs.anytime((0,)), costs.anytime((0, 1))]
+    assert 0 < scores["exits"][0]["latency_ms"] < scores["exits"][1]["latency_ms"]
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     one = AnyTime.of(Model(arch, variables, card), Way("anytime"))
     assert len(list(one.answers(image))) == 2
@@ -107,6 +110,13 @@ def test_without_exits_there_is_nothing_to_choose(folder, tmp_path, capsys, name
     assert run(tmp_path / "model", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert err.startswith("error: deploy: got ") and err.count("\n") == 1 and words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_no_image_has_is_said_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deploy.collecting, "collect", lambda *_, **__: pytest.fail("it looked"))
+    assert run(folder, tmp_path / "out", "--width=33") == 2
+    assert "--height, --width: got (24, 33)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
