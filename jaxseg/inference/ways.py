@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxseg.arch import Arch
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.errors import UserError, short, unknown_name
 from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
@@ -81,10 +81,11 @@ class Way:
         policy = {k: section[k] for k in ("confidence", "measure", "smooth") if k in section}
         lists = {k: section[k] for k in ("chosen", "pixel", "image") if k in section}
         for key, values in lists.items():
-            if not isinstance(values, list | tuple) or not all(
-                isinstance(x, int | float) for x in values
-            ):
-                raise UserError(f"eval.exits.{key}", got=repr(values), expected="numbers")
+            whole = key == "chosen"
+            types = (int,) if whole else (int, float)
+            if not isinstance(values, list | tuple) or any(type(x) not in types for x in values):
+                expected = "whole numbers" if whole else "numbers"
+                raise UserError(f"eval.exits.{key}", got=short(values), expected=expected)
         values = {k: tuple(v) for k, v in lists.items()}
         if "deadline_ms" in section:
             values["deadline_ms"] = float(section["deadline_ms"])
