@@ -92,7 +92,7 @@ class Way:
         return cls(str(section.get("mode", FINAL)), policy=Policy(**policy), **values)
 
     def exits(self, arch: Arch) -> tuple[int, ...]:
-        """The chosen early exits of `arch`; UserError if there are none, or several behind one block.
+        """The chosen early exits of `arch`; UserError if there are none, several behind one block, or out of order.
 
         Of a loop the chosen passes; its last one is no early exit, but may end a budget.
         """
@@ -107,9 +107,17 @@ class Way:
             raise UserError(
                 f"mode {self.name}", got="a model without early exits", expected="mode final"
             )
-        chosen = self.chosen or tuple(range(len(arch.exits)))
-        places = [mess.exit_block(arch, i) for i in chosen if 0 <= i < len(arch.exits)]
-        if not self.chosen and len(set(places)) < len(places):
+        chosen, count = self.chosen or tuple(range(len(arch.exits))), len(arch.exits)
+        if not all(0 <= i < count for i in chosen):
+            raise UserError("eval.exits.chosen", got=chosen, expected=f"indices, 0 to {count - 1}")
+        places = [mess.exit_block(arch, i) for i in chosen]
+        if self.chosen and places != sorted(set(places)):
+            raise UserError(
+                "eval.exits.chosen",
+                got=chosen,
+                expected="at most one behind each block, in the order of the backbone",
+            )
+        if len(set(places)) < len(places):
             first = [places.index(place) for place in sorted(set(places))]
             raise UserError(
                 f"mode {self.name}",
@@ -134,6 +142,8 @@ class Way:
 
     def network(self, arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         """The part of a network that this way needs."""
+        if self.chosen and answers_early(arch):
+            self.exits(arch)  # a mistake is one in every mode
         if not arch.exits and self.name == FINAL:
             return arch, variables
         if self.name == FINAL:
