@@ -1,10 +1,12 @@
 """Documents and results/ agree, and a number that was changed by hand is found."""
 
+import json
 import shutil
 
 import pytest
 
-from benchmarks.report import documents
+from benchmarks import chaos
+from benchmarks.report import documents, faults
 from benchmarks.report.__main__ import main
 from benchmarks.report.markdown import ROOT
 
@@ -39,6 +41,24 @@ def test_a_number_changed_by_hand_is_found(copy, capsys):
     changed.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
     assert main(["--check"], copy) == 1
     assert "docs/reliability.md: differs" in capsys.readouterr().out
+
+
+def test_chaos_takes_as_long_as_it_says():
+    rows = json.loads((ROOT / "results" / "chaos.json").read_text())["rows"]
+    assert {row["arm"] for row in rows} == set(chaos.ARMS)
+    tries = {name: getattr(arm, "tries", 1) for name, arm in chaos.ARMS.items()}
+    planned_s = sum(row["wall_s"] / row["tries"] * tries[row["arm"]] for row in rows)
+    assert planned_s < 1200
+    assert f"{planned_s:.0f} s" in (ROOT / "Makefile").read_text()
+
+
+def test_all_that_was_counted_is_told():
+    rows = json.loads((ROOT / "results" / "chaos.json").read_text())["rows"]
+    named = {*faults.COUNTED, "arm", "seed", "commit", "wall_s", "tries", "kills", "seconds_to_end"}
+    # What was always nothing, and what says more than how often.
+    assert not any(row["processes_left"] or row["shared_memory_left"] for row in rows)
+    named |= {"processes_left", "shared_memory_left", "survivor_status"}
+    assert {key for row in rows for key in row} <= named
 
 
 def test_a_record_that_is_missing_is_said_to_be(copy):
