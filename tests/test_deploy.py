@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg import cli, defaults, deploy, evaluate
+from benchmarks import mess as benchmark
+from jaxseg import build, cli, defaults, deploy, evaluate
 from jaxseg.data import datasets
 from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.inference.exits import Policy
 from jaxseg.inference.predictor import Model
+from jaxseg.inference.search import Deployment
 from jaxseg.inference.ways import AnyTime, InputDependent, Way
 from jaxseg.models import mess, zoo
 from jaxseg.models.mess import ExitDesign
@@ -23,7 +26,7 @@ CLASSES = 3
 def folder(tmp_path_factory):
     """A network with a head behind each of two blocks, random, and a small data set."""
     root = tmp_path_factory.mktemp("deploy")
-    raw.make_folder(root / "raw", splits=(("train", 2), ("val", 3)), classes=CLASSES)
+    raw.make_folder(root / "raw", splits=(("train", 2), ("val", 3), ("test", 2)), classes=CLASSES)
     plain = zoo.named("deeplabv3plus_resnet18", CLASSES, width=0.125)
     arch = mess.with_exits(plain, ("block_03", "block_06"), (ExitDesign(4),))
     config = cli.to_plain(defaults.get_config())
@@ -118,6 +121,14 @@ def test_a_size_that_no_image_has_is_said_before_the_work(folder, tmp_path, caps
     assert run(folder, tmp_path / "out", "--width=33") == 2
     assert "--height, --width: got (24, 33)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_benchmark_scores_what_is_deployed(folder):
+    arch, variables, card = load_model(folder)
+    one = Deployment("input", (0, 1, 2), (0.5, 0.5), (0.3, 0.3), 0.0, 0.0, (0.0, 0.0, 1.0))
+    config = build.evaluation_config(card, ())
+    found = benchmark._executed(arch, variables, one, Policy(), card, config)
+    assert 0 <= found <= 1
 
 
 @pytest.mark.parametrize(
