@@ -3,12 +3,16 @@
 import json
 import shutil
 
+import jax
 import pytest
 
-from benchmarks import chaos
+from benchmarks import chaos, common
 from benchmarks.report import documents, faults
 from benchmarks.report.__main__ import main
 from benchmarks.report.markdown import ROOT
+from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.models import zoo
+from tests.fakes import small_arch
 
 
 @pytest.fixture
@@ -66,3 +70,20 @@ def test_a_record_that_is_missing_is_said_to_be(copy):
     assert main([], copy) == 0
     text = (copy / "docs" / "reliability.md").read_text()
     assert "Not measured yet (`python -m benchmarks.run chaos`)" in text
+
+
+def test_models_of_the_results_load_and_name_no_folder():
+    folders = sorted((ROOT / "results" / "models").iterdir())
+    assert folders
+    for folder in folders:
+        _, _, card = load_model(folder)  # the digest of the weights holds
+        assert card.data["dir"] == ""
+
+
+def test_a_model_is_written_without_the_folder_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arch = small_arch()
+    card = Card(("a", "b", "c"), ((0, 0, 0),) * 3, (0.5,) * 3, (0.25,) * 3, {"dir": "/home/me"}, {})
+    save_model(tmp_path / "run" / "model", arch, zoo.init(arch, jax.random.PRNGKey(0)), card)
+    written = load_model(common.deployed(tmp_path / "run", "one"))[2]
+    assert written.data == {"dir": ""}
