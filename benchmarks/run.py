@@ -73,7 +73,7 @@ def main() -> int:
             spent = (
                 {} if "train_wall_s" in row else {"wall_s": round(time.monotonic() - begin_s, 1)}
             )
-            row = {"arm": arm, "seed": seed, "commit": record["commit"], **spent, **row}
+            row = {"arm": arm, "seed": seed, **_origin(record), **spent, **row}
             record["rows"] = sorted([*record["rows"], row], key=lambda r: (r["arm"], r["seed"]))
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(record, indent=1) + "\n")
@@ -95,8 +95,13 @@ def _open(path: Path, experiment: Any, name: str, *, keep: bool) -> dict[str, An
         old = json.loads(path.read_text())
         if old["device"] != now["device"]:
             sys.exit(f"error: {path} holds rows of {old['device']}, this is {now['device']}")
-        record["rows"] = [{"commit": old["commit"], **row} for row in old["rows"]]
+        record["rows"] = [{**_origin(old), **row} for row in old["rows"]]
     return record
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any]:
+    """What rows of one record may differ in; records from before CPUs were named have None there."""
+    return {"commit": record["commit"], "cpu": record.get("cpu")}
 
 
 if __name__ == "__main__":

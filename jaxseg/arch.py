@@ -11,18 +11,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.errors import UserError
+from jaxseg.numbers import NumbersArch
 from jaxseg.outside import as_record, parse_object
 from jaxseg.types import IGNORE_LABEL
 
 SCHEMA = 1
 """Version of the JSON form. A reader refuses any other."""
-
-COMPUTE = ("float32", "bfloat16")
-"""Formats of activations; parameters, statistics and logits are always float32."""
-
-BATCH, FOLDED = NORMS = ("batch", "folded")
-"""What becomes of the batch norms: they are there, or written into the convolutions before them."""
 
 NOTHING, STATISTICS, ALL = OWN = ("", "statistics", "all")
 """What each pass through a loop has for itself: nothing, the running statistics of its batch norms, every variable."""
@@ -104,30 +99,6 @@ class HeadArch:
         if not 0.0 <= self.dropout < 1.0:
             raise UserError("dropout", got=self.dropout, expected="a number in [0, 1)")
         _check_limits(self, "widths", "rates")
-
-
-@dataclass(frozen=True)
-class NumbersArch:
-    """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...).
-
-    norm: 'batch', or 'folded': every layer with batch norm has a bias instead (inference, see `models.folding`).
-    """
-
-    compute: str = "float32"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.9
-    norm: str = BATCH
-
-    def __post_init__(self):
-        object.__setattr__(self, "norm_eps", float(self.norm_eps))
-        object.__setattr__(self, "norm_momentum", float(self.norm_momentum))
-        for name, value in (("norm_eps", self.norm_eps), ("norm_momentum", self.norm_momentum)):
-            if not 0.0 <= value <= 1.0:
-                raise UserError(name, got=value, expected="a number in [0, 1]")
-        if self.compute not in COMPUTE:
-            raise unknown_name("compute format", self.compute, COMPUTE)
-        if self.norm not in NORMS:
-            raise unknown_name("kind of norm", self.norm, NORMS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import itnet, mess
+from jaxseg.methods import integer, itnet, mess
 from jaxseg.models import zoo
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
@@ -99,7 +99,12 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
     options = {k: v for k, v in config.model.items() if k not in ("name", "pretrained")}
     if config.model.name == "itnet":
         options |= {k: config.itnet[k] for k in LOOP_OPTIONS}
-    return zoo.named(config.model.name, len(spec.class_names), **options)
+    arch = zoo.named(config.model.name, len(spec.class_names), **options)
+    if config.integer.preset:
+        ends = zip(config.data.mean, config.data.std, strict=True)
+        reach = max(max(mean, 1 - mean) / std for mean, std in ends)
+        arch = integer.architecture(arch, integer_settings(config.integer), image_reach=reach)
+    return arch
 
 
 def phases(config: ConfigDict, arch: Arch, num_examples: int) -> tuple[Phase, ...]:
@@ -159,7 +164,19 @@ def methods(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Pha
         settings = mess_settings(config)
         settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
         run = mess.multi_exit(run, settings, loss(config.loss))
+    if config.integer.preset:
+        run = integer.rounded(run, arch, integer_settings(config.integer))
     return run
+
+
+def integer_settings(section: ConfigDict) -> integer.Settings:
+    """The section `integer`.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    widths = {name: bits for name, bits in section.widths.items() if bits != -1}
+    return integer.Settings(section.preset, widths, section.layers)
 
 
 def mess_settings(config: ConfigDict) -> mess.Settings:

@@ -15,6 +15,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+INTEGER_WIDTHS = (
+    *("image", "weights", "biases", "activations", "maps", "logits"),  # of the network
+    *("errors", "conv_errors"),  # of gradients of maps, of convolutions' results
+    *("normalised", "norm_params", "norm_stats", "norm_errors", "reciprocal"),  # of norms
+    *("gradients", "momentum", "stored"),  # of updates
+)
+"""`methods.integer.WIDTHS`, which this file does not import: reading a config needs no JAX."""
+
 
 def phase(steps: int, **changes: Any) -> ConfigDict:
     """The settings of one phase; `changes` replace values of the phase or of its optimiser."""
@@ -37,10 +45,15 @@ def stage(steps: int, more: dict[str, Any] | None = None, /, **changes: Any) -> 
                 "weight_decay": 1e-4,  # never on norms and biases
                 "clip_norm": 0.0,  # 0 = off
                 "backbone_multiplier": 1.0,
-                "schedule": "poly",  # poly | cosine | constant
+                "schedule": "poly",  # poly | cosine | constant | halving
                 "power": 0.9,
                 "warm_up_steps": 0,
                 "end_frac": 0.0,
+                "halve_at": (
+                    0.1,
+                    0.4,
+                    0.7,
+                ),  # fractions of the phase at which `halving` halves the rate
             },
         }
     )
@@ -136,6 +149,12 @@ def get_config() -> ConfigDict:
                 "reduction": 4,  # of channels inside its bottlenecks
                 "exits": (),  # passes whose answers are trained, such as (2, 4, 8); () = all
                 "exit_weights": (),  # of their losses, one per exit; () = equal
+            },
+            "integer": {  # integer training: every path of numbers on a grid
+                "preset": "",  # '' = floating | paper | integer_only | wageubn
+                # Bits of a path, 32 = not rounded; -1 = as the preset says.
+                "widths": dict.fromkeys(INTEGER_WIDTHS, -1),
+                "layers": (),  # other widths for some layers, such as ("head/*:weights=4",)
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update

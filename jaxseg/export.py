@@ -18,6 +18,7 @@ from jaxseg.inference.artifact import load_model
 from jaxseg.inference.exported import PLATFORMS, agreement, exported
 from jaxseg.inference.folder import image_files
 from jaxseg.inference.predictor import Model, model_folder
+from jaxseg.inference.ways import BUDGETED, FINAL, WAYS, Way, answers_early, parts
 
 ALLOWED = 1e-4
 """Share of pixels in which a file may differ: rounding decides where two classes score the same."""
@@ -30,6 +31,12 @@ COMMAND = cli.Command(
         cli.Flag("output", "the file; FILE.json beside it tells classes and sizes", required=True),
         cli.Flag("format", "of the file", default="stablehlo", choices=("stablehlo",)),
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
+        cli.Flag(
+            "mode",
+            "of early exits: final or budgeted (see eval.exits); a file has one answer",
+            default="",
+            choices=("", *WAYS),
+        ),
         cli.Flag("platforms", "comma-separated", default=",".join(PLATFORMS)),
         cli.Flag("height", "input height in pixels; default: the training crop's"),
         cli.Flag("width", "input width in pixels; default: the training crop's"),
@@ -45,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
     config = build.evaluation_config(card, argv)
-    model = Model(arch, variables, card, build.answer_mode(config.eval))
+    way = build.exit_way(config.eval, args["mode"])
+    model = _one_answer(Model(arch, variables, card, build.answer_mode(config.eval)), way)
     height = cli.whole(args, "height", config.data.height_px)
     width = cli.whole(args, "width", config.data.width_px)
     platforms = args["platforms"].split(",")
@@ -62,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
         "input": {"dtype": "uint8", "shape": ["batch", height, width, 3], "order": "RGB"},
         "output": {"dtype": "uint8", "shape": ["batch", height, width]},
         "answers": str(model.mode),
+        **({"way": way.name, "chosen": list(way.chosen)} if answers_early(arch) else {}),
         **asdict(card),
         **runtime.provenance(),
     }
@@ -84,6 +93,22 @@ def main(argv: Sequence[str]) -> None:
         raise RunFailed(
             f"{path} does not answer as the model does; at most {ALLOWED:.2%} may differ"
         )
+
+
+def _one_answer(model: Model, way: Way) -> Model:
+    """What is written of a network: the parts that its one answer needs.
+
+    Raises:
+        UserError: the way has several answers, or decides image by image or by the clock on this host.
+    """
+    if way.name not in (FINAL, BUDGETED):
+        raise UserError(
+            "export",
+            got=f"mode {way.name}",
+            expected=f"{FINAL} or {BUDGETED}: a file has one answer, for any image and any batch",
+            do=f"give --mode={FINAL}, or --mode={BUDGETED} and --config.eval.exits.chosen",
+        )
+    return parts(model, way)[""]
 
 
 def _images(args: dict, config, height: int, width: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch, NumbersArch
+from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch
 from jaxseg.data.datasets import DatasetSpec
+from jaxseg.numbers import NumbersArch
 from jaxseg.types import IGNORE_LABEL
 
 NUM_CLASSES = 3

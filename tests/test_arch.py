@@ -15,7 +15,6 @@ from jaxseg.arch import (
     Counts,
     HeadArch,
     LayerSpec,
-    NumbersArch,
     count,
     digest,
     from_json,
@@ -23,6 +22,7 @@ from jaxseg.arch import (
     train_macs,
 )
 from jaxseg.errors import UserError
+from jaxseg.numbers import NumbersArch
 
 ARCH = Arch(
     num_classes=5,

@@ -120,6 +120,9 @@ MISTAKES = [
             "eval.scales": ("('a',)",),
             "phases.order": ("(1,)",),
             "phases.main.trainable": ("(1,)",),
+            "phases.main.optim.halve_at": ("('a',)",),
+            "mess.stage_2.optim.halve_at": ("('a',)",),
+            "integer.layers": ("(1,)",),
         }.items()
         for value in values
     ),

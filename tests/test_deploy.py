@@ -1,19 +1,21 @@
-"""`deploy` from a folder with exits to one that answers by itself, through the real command."""
+"""`deploy` from a folder with exits to one that answers by itself, and `export`, through the real commands."""
 
 import json
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 import jaxseg
 from benchmarks import mess as benchmark
-from jaxseg import build, cli, defaults, deploy, evaluate
+from jaxseg import build, cli, defaults, deploy, evaluate, export
 from jaxseg.data import datasets
 from jaxseg.inference.artifact import Card, load_model, save_model
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.predictor import Model
 from jaxseg.inference.search import Deployment
-from jaxseg.inference.ways import AnyTime, InputDependent, Way
+from jaxseg.inference.ways import AnyTime, InputDependent, Way, parts
 from jaxseg.models import mess, zoo
 from jaxseg.models.mess import ExitDesign
 from tests.data import raw
@@ -129,6 +131,48 @@ def test_the_benchmark_scores_what_is_deployed(folder):
     config = build.evaluation_config(card, ())
     found = benchmark._executed(arch, variables, one, Policy(), card, config)
     assert 0 <= found <= 1
+
+
+def exported(folder, file, *flags):
+    """Status of the command, and the answers of the file to some noise where there is one."""
+    flags = (f"--workdir={folder}", f"--output={file}", "--platforms=cpu", *flags)
+    status = cli.run(export.main, [*flags, "--height=24", "--width=32"])
+    if not file.exists():
+        return status, None
+    image = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
+    return status, np.asarray(jax.export.deserialize(bytearray(file.read_bytes())).call(image))
+
+
+def test_a_file_has_the_answer_that_was_asked_for(folder, tmp_path):
+    model = Model.load(folder)
+    image = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
+    ways = {"final": Way(), "budgeted": Way("budgeted", (0,))}
+    size = {}
+    for name, way in ways.items():
+        file = tmp_path / name
+        flags = (f"--mode={name}", f"--config.eval.exits.chosen={way.chosen}")
+        status, labels = exported(folder, file, *flags)
+        assert status == 0
+        assert np.mean(labels == parts(model, way)[""](image)) > 0.99
+        told = json.loads((tmp_path / f"{name}.json").read_text())
+        assert (told["way"], told["chosen"]) == (name, list(way.chosen))
+        size[name] = file.stat().st_size
+    assert size["budgeted"] < 0.5 * size["final"]  # the rest of the network is not in it
+
+
+@pytest.mark.parametrize("mode", ["anytime", "input", "deadline"])
+def test_a_way_that_no_file_has_is_refused_in_one_line(folder, tmp_path, capsys, mode):
+    """As a flag, and as what a deployed folder says of itself."""
+    arch, variables, card = load_model(folder)
+    exits = {**card.evaluation["exits"], "mode": mode}
+    evaluation = {**card.evaluation, "exits": exits}
+    save_model(tmp_path / "model", arch, variables, replace(card, evaluation=evaluation))
+    for where, flags in ((folder, (f"--mode={mode}",)), (tmp_path / "model", ())):
+        assert exported(where, tmp_path / "file", *flags) == (2, None)
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: export: got mode {mode}; expected final or budgeted")
+        assert "--mode=final" in err and err.count("\n") == 1
+    assert exported(tmp_path / "model", tmp_path / "file", "--mode=final")[0] == 0
 
 
 @pytest.mark.parametrize(

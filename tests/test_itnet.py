@@ -2,14 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg import bench, cli, defaults, evaluate, predict
+from jaxseg import bench, cli, defaults, evaluate, export, predict
 from jaxseg.data import datasets
 from jaxseg.inference.artifact import Card, load_model, save_model
 from jaxseg.inference.itnet import Punctual
+from jaxseg.inference.predictor import Model
+from jaxseg.inference.ways import Way, parts
 from jaxseg.models import zoo
 from jaxseg.models.itnet import account
 from tests.data import raw
@@ -118,3 +121,22 @@ def test_a_folder_that_says_so_answers_by_its_deadline(folder, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     np.testing.assert_array_equal(model(image), jaxseg.load(folder)(image))
     assert model.done[0].passes == N and not model.done[0].late
+
+
+def test_a_file_holds_as_many_passes_as_were_asked_for(folder, tmp_path, capsys):
+    flags = (f"--workdir={folder}", f"--output={tmp_path / 'file'}", "--platforms=cpu", "--check")
+    budget = ("--mode=budgeted", "--config.eval.exits.chosen=(1,)")
+    for more in ((), budget):
+        assert cli.run(export.main, [*flags, *more]) == cli.OK
+    image = np.random.default_rng(0).integers(0, 256, (1, 192, 256, 3), np.uint8)
+    labels = np.asarray(
+        jax.export.deserialize(bytearray((tmp_path / "file").read_bytes())).call(image)
+    )
+    model = Model.load(folder)
+    shares = [
+        np.mean(labels == parts(model, way)[""](image)) for way in (Way("budgeted", (1,)), Way())
+    ]
+    assert shares[0] > 0.99 > shares[1]
+    capsys.readouterr()
+    assert cli.run(export.main, [*flags, "--mode=deadline"]) == cli.MISTAKE
+    assert "mode deadline" in capsys.readouterr().err

@@ -6,10 +6,10 @@ import shutil
 import jax
 import pytest
 
-from benchmarks import chaos, common
-from benchmarks.report import documents, faults
+from benchmarks import chaos, common, targets
+from benchmarks.report import documents, faults, speed
 from benchmarks.report.__main__ import main
-from benchmarks.report.markdown import ROOT
+from benchmarks.report.markdown import ROOT, load
 from jaxseg.inference.artifact import Card, load_model, save_model
 from jaxseg.models import zoo
 from tests.fakes import small_arch
@@ -87,3 +87,12 @@ def test_a_model_is_written_without_the_folder_of_its_data(tmp_path, monkeypatch
     save_model(tmp_path / "run" / "model", arch, zoo.init(arch, jax.random.PRNGKey(0)), card)
     written = load_model(common.deployed(tmp_path / "run", "one"))[2]
     assert written.data == {"dir": ""}
+
+
+def test_a_missed_target_is_said():
+    record = load("input_share")
+    for row in record["rows"]:
+        row["ratio_real_to_resident"], row["wait_share"] = targets.REAL, targets.WAIT
+    assert "missed" not in speed.input_share(record)
+    record["rows"][0]["wait_share"] = targets.WAIT + 0.001
+    assert speed.input_share(record).count("**missed**") == 1

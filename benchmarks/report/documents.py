@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import faults, itnet, mess
+from benchmarks.report import faults, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
 NAMES = ("README.md", "docs/reliability.md", "docs/methods/mess.md", "docs/methods/itnet.md")
@@ -24,6 +24,9 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "itnet_stopping": ("itnet", itnet.stopping),
     "itnet_scan": ("itnet_scan", itnet.scan),
     "itnet_camvid": ("itnet_camvid", itnet.camvid),
+    "torch_peer": ("torch_peer", speed.torch_peer),
+    "conv_gradient": ("conv_gradient", speed.conv_gradient),
+    "input_share": ("input_share", speed.input_share),
 }
 """Name in a document -> (record under results/, what writes the table)."""
 

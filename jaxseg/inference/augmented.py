@@ -165,7 +165,7 @@ def windowed(scores: ScoreFn, window_px: tuple[int, int], overlap_frac: float) -
         times = np.zeros(size, np.float32)
         for y, x in corners:
             times[y : y + window[0], x : x + window[1]] += 1.0
-        one_window = jax.ShapeDtypeStruct((len(image), *window, image.shape[3]), image.dtype)
+        one_window = jax.ShapeDtypeStruct((image.shape[0], *window, image.shape[3]), image.dtype)
         num_classes = jax.eval_shape(scores, one_window).shape[3]
 
         def add(total: Array, corner: Array) -> tuple[Array, None]:
@@ -176,7 +176,7 @@ def windowed(scores: ScoreFn, window_px: tuple[int, int], overlap_frac: float) -
             seen = jnp.logaddexp(seen, jax.nn.log_softmax(scores(crop)))
             return jax.lax.dynamic_update_slice(total, seen, corner), None
 
-        nothing = jnp.full((len(image), *size, num_classes), -jnp.inf, jnp.float32)
+        nothing = jnp.full((image.shape[0], *size, num_classes), -jnp.inf, jnp.float32)
         total, _ = jax.lax.scan(add, nothing, jnp.asarray(corners))
         return total - jnp.log(times)[None, :, :, None]
 

@@ -1,5 +1,6 @@
 """Convolution: NHWC maps and HWIO kernels, torch's or TensorFlow's padding, and an exchangeable operation."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,22 +9,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec, NumbersArch
+from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
-from jaxseg.layers.norm import batch_norm
+from jaxseg.layers.norm import initial_statistics, norm_of
 from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.xla import xla_conv
+from jaxseg.numbers import Grid, IntegerArch, NumbersArch
+from jaxseg.quant.rounding import error, onto
 from jaxseg.types import Array
 
 ConvOp = Callable[..., Array]
 """(x, kernel, *, stride, dilation, groups, padding) -> y, shapes as `conv2d`."""
 
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6) with gradient 0 at both ends, as in torch; on grids many values lie there."""
+    return jnp.where(x < 6, jax.nn.relu(x), jnp.full_like(x, 6))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "": lambda x: x,
     "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
+    "relu6": relu6,
     "sigmoid": jax.nn.sigmoid,
 }
 """`arch.ACTIVATIONS`, as functions."""
@@ -71,15 +80,27 @@ def kernel_std(spec: LayerSpec) -> float:
     return (2.0 * spec.groups / (height * width * outputs)) ** 0.5
 
 
-def initial(spec: LayerSpec, normal: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+KERNEL_SPREAD = 6
+"""Standard deviations of a random kernel that the reach of its grid holds, at the least."""
+
+
+def kernel_reach(spec: LayerSpec, grid: Grid) -> float:
+    """The reach of the kernel's grid: where it has none of its own, by how the kernel starts; at most 1."""
+    return grid.reach or min(2.0 ** math.ceil(math.log2(KERNEL_SPREAD * kernel_std(spec))), 1.0)
+
+
+def initial(
+    spec: LayerSpec, normal: Array, numbers: NumbersArch
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables with which a `Conv` starts: (params, batch_stats), as its own `init` names them.
 
     Args:
         spec: the layer.
         normal: standard normal numbers in the shape of the kernel, after an axis of passes if each has its own.
+        numbers: of the architecture; its norm decides which statistics there are.
     """
     if spec.own == ALL:
-        return jax.vmap(lambda one: initial(replace(spec, own=NOTHING), one))(normal)
+        return jax.vmap(lambda one: initial(replace(spec, own=NOTHING), one, numbers))(normal)
     outputs = (spec.out_channels,)
     params = {"kernel": normal * kernel_std(spec)}
     if spec.bias:
@@ -89,43 +110,77 @@ def initial(spec: LayerSpec, normal: Array) -> tuple[dict[str, Any], dict[str, A
     params["norm"] = {"scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
     if spec.own == STATISTICS:
         outputs = (spec.repeats, *outputs)
-    return params, {"norm": {"mean": jnp.zeros(outputs), "var": jnp.ones(outputs)}}
+    start = initial_statistics(numbers)
+    return params, {"norm": {name: jnp.full(outputs, value) for name, value in start.items()}}
 
 
 class Conv(nn.Module):
     """One `LayerSpec`: convolution, then bias, batch norm and activation where the spec has them.
 
-    Variables: params kernel (float32 HWIO), bias, norm/{scale, bias}; batch_stats norm/{mean, var}.
+    On grids kernel and bias are rounded before they are used, the result before it is handed on, and on the way back
+    the gradients of both results. What it reads is on a grid already.
+
+    Variables: params kernel (float32 HWIO), bias, norm/{scale, bias}; batch_stats norm/{mean, var or deviation}.
 
     spec:      the layer.
     numbers:   dtype of the computation, constants of the norm.
     conv_op:   the convolution; integer arithmetic and own gradients enter here.
     axis_name: axis of devices over which batch norm shares its statistics, or None.
+    grids:     of this layer.
     """
 
     spec: LayerSpec
     numbers: NumbersArch
     conv_op: ConvOp = conv2d
     axis_name: str | None = None
+    grids: IntegerArch = IntegerArch()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D] in the compute dtype."""
-        spec, dtype = self.spec, jnp.dtype(self.numbers.compute)
+        spec, dtype, grids = self.spec, jnp.dtype(self.numbers.compute), self.grids
         init = nn.initializers.normal(kernel_std(spec))
         kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
         y = self.conv_op(
             x.astype(dtype),
-            kernel.astype(dtype),
+            onto(
+                kernel.astype(dtype),
+                replace(grids.weights, reach=kernel_reach(spec, grids.weights)),
+            ),
             stride=spec.stride,
             dilation=spec.dilation,
             groups=spec.groups,
             padding=spec.padding,
         )
+        if not grids.conv_errors.off:
+            y = error(y, grids.conv_errors, self.axis_name)
         if spec.bias:
             bias = self.param("bias", nn.initializers.zeros, (spec.out_channels,), jnp.float32)
-            y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+            y = y + onto(bias, grids.biases).astype(y.dtype).reshape(1, 1, 1, -1)
         if spec.norm:
-            norm = batch_norm(self.numbers, self.axis_name, name="norm")
+            norm = norm_of(self.numbers, grids, self.axis_name, name="norm")
             y = norm(y, use_running_average=not train)
-        return ACTIVATIONS[spec.activation](y)
+        y = ACTIVATIONS[spec.activation](y)
+        return on_grid(y, result_grid(spec, grids), grids.errors, self.axis_name, train)
+
+
+def result_grid(spec: LayerSpec, grids: IntegerArch) -> Grid:
+    """Onto which the result of a layer is rounded."""
+    if spec.name.startswith("logits"):
+        return grids.logits
+    if spec.activation == "sigmoid":  # at most 1
+        return replace(grids.activations, reach=min(grids.activations.reach, 1.0))
+    return grids.activations if spec.activation else grids.maps
+
+
+def on_grid(x: Array, grid: Grid, errors: Grid, axis_name: str | None, train: bool) -> Array:
+    """`x` on `grid`, and its gradient on `errors`; where `grid` is off both are left as they are.
+
+    In training the tensor is that of all devices. In inference every image is on its own, since its answer must not
+    depend on its neighbours.
+    """
+    if grid.off:
+        return x
+    if not train:
+        return onto(x, grid, each=True)
+    return error(onto(x, grid, axis_name), errors, axis_name)

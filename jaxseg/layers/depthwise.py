@@ -27,7 +27,7 @@ def depthwise_conv2d(
 
     Args:
         x: [B, H, W, C], floating.
-        kernel: [k, k, 1, C], odd k, same dtype.
+        kernel: [kh, kw, 1, C], odd kh and kw, same dtype.
         stride, dilation: the same for both axes.
         padding: 'symmetric' or 'same'.
 
@@ -103,19 +103,20 @@ def _shifted(x, kernel, *, stride, dilation, pads):
 def _input_gradient(kernel, dy, shape, stride, dilation, pads):
     """For each of the stride^2 phases of the padded map, a sum of shifted `dy`; then the phases interleaved."""
     batch, rows, columns, channels = dy.shape
-    taps = [divmod(i * dilation, stride) for i in range(kernel.shape[0])]  # (shift, phase)
-    reach = taps[-1][0]
+    # (shift, phase) of the kernel's rows and of its columns
+    down, right = ([divmod(i * dilation, stride) for i in range(k)] for k in kernel.shape[:2])
+    reach = [taps[-1][0] for taps in (down, right)]
     size = [-(-(n + low + high) // stride) for n, (low, high) in zip(shape[1:3], pads, strict=True)]
     # Cells of the padded map that no window reached (the last ones) get zeros from the end of `dy`.
     after = [max(0, m - n) for m, n in zip(size, (rows, columns), strict=True)]
-    wide = lax.optimization_barrier(_padded(dy, [(reach, n) for n in after]))
+    wide = lax.optimization_barrier(_padded(dy, list(zip(reach, after, strict=True))))
 
     def phase(a: int, b: int) -> Array:
         total = jnp.zeros((batch, *size, channels), jnp.float32)
-        for i, (down, row_phase) in enumerate(taps):
-            for j, (right, column_phase) in enumerate(taps):
+        for i, (rows_on, row_phase) in enumerate(down):
+            for j, (columns_on, column_phase) in enumerate(right):
                 if (row_phase, column_phase) == (a, b):
-                    top, left = reach - down, reach - right
+                    top, left = reach[0] - rows_on, reach[1] - columns_on
                     part = wide[:, top : top + size[0], left : left + size[1]]
                     weight = kernel[i, j].reshape(1, 1, 1, -1).astype(jnp.float32)
                     total = total + part.astype(jnp.float32) * weight
@@ -131,12 +132,12 @@ def _input_gradient(kernel, dy, shape, stride, dilation, pads):
 def _kernel_gradient(x, dy, shape, stride, dilation, pads):
     """Sum over segments of `SEGMENT` cells of a row of `dy` times the cells of `x` that they saw.
 
-    A step's operands fit into the cache, so `x` and `dy` are read from memory once and not k * k times.
+    A step's operands fit into the cache, so `x` and `dy` are read from memory once and not kh * kw times.
     """
-    (batch, rows, columns, channels), k = dy.shape, shape[0]
+    (batch, rows, columns, channels), (kh, kw) = dy.shape, shape[:2]
     length = min(SEGMENT, columns)
     segments = -(-columns // length)
-    extent = (k - 1) * dilation + 1
+    height, extent = ((k - 1) * dilation + 1 for k in (kh, kw))
     span = (length - 1) * stride + extent
     x = _padded(x, pads)
     # The last segment may reach beyond the row: zeros there add nothing.
@@ -149,17 +150,17 @@ def _kernel_gradient(x, dy, shape, stride, dilation, pads):
         left = segment * length
         d = lax.dynamic_slice(dy, (image, row, left, 0), (1, 1, length, channels))[0, 0]
         seen = lax.dynamic_slice(
-            x, (image, row * stride, left * stride, 0), (1, extent, span, channels)
+            x, (image, row * stride, left * stride, 0), (1, height, span, channels)
         )[0, ::dilation]
         d, seen = d.astype(jnp.float32), seen.astype(jnp.float32)
         for q in range(length):
             cells = lax.slice(
-                seen, (0, q * stride, 0), (k, q * stride + extent, channels), (1, dilation, 1)
+                seen, (0, q * stride, 0), (kh, q * stride + extent, channels), (1, dilation, 1)
             )
             total = total + cells * d[q].reshape(1, 1, -1)
         return total
 
     total = lax.fori_loop(
-        0, batch * rows * segments, step, jnp.zeros((k, k, channels), jnp.float32)
+        0, batch * rows * segments, step, jnp.zeros((kh, kw, channels), jnp.float32)
     )
     return total.reshape(shape).astype(dy.dtype)

@@ -1,4 +1,8 @@
-"""Batch norm (Ioffe & Szegedy, 1502.03167) with float32 statistics and its gradient in closed form."""
+"""Batch norm (Ioffe & Szegedy, 1502.03167) with float32 statistics and its gradient in closed form.
+
+`norm_of` picks the norm of an architecture: this one, the same with every step on a grid (WAGEUBN), or
+`layers.deviation`.
+"""
 
 import functools
 
@@ -6,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import NumbersArch
+from jaxseg.layers.deviation import DeviationNorm
+from jaxseg.numbers import DEVIATION, IntegerArch, NumbersArch
+from jaxseg.quant.rounding import onto
 from jaxseg.types import Array
 
 AXES = (0, 1, 2)
@@ -23,12 +29,14 @@ class BatchNorm(nn.Module):
     dtype:     of the result.
     axis_name: axis of devices to average statistics over, or None. Under jit on a sharded batch they are global
                without it.
+    grids:     of an integer network: then mean, root, result, scale and bias are rounded, and eps is added to the root.
     """
 
     momentum: float
     eps: float
     dtype: str
     axis_name: str | None = None
+    grids: IntegerArch = IntegerArch()
 
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool) -> Array:
@@ -39,19 +47,48 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         dtype = jnp.dtype(self.dtype)
+        rounded = not (self.grids.norm_stats.off and self.grids.normalised.off)
+        if use_running_average and rounded:
+            y = self._rounded(x, mean.value, var.value, scale, bias, None)
+            return y.astype(dtype)
         if use_running_average:
             return _affine(x, mean.value, var.value, scale, bias, self.eps).astype(dtype)
-        y, now = _normalised(x, scale, bias, self.eps, self.axis_name)
+        if rounded:
+            now = _statistics(x, self.axis_name)
+            y = self._rounded(x, *now, scale, bias, self.axis_name)
+            now = jax.lax.stop_gradient(now)
+        else:
+            y, now = _normalised(x, scale, bias, self.eps, self.axis_name)
         if not self.is_initializing():
             keep = self.momentum
             mean.value = keep * mean.value + (1 - keep) * now[0]
             var.value = keep * var.value + (1 - keep) * now[1]
         return y.astype(dtype)
 
+    def _rounded(self, x, mean, var, scale, bias, axis_name):
+        """Every step on its grid, with gradients by autodiff as in the authors' code. Roots and squares stay."""
+        grids, each = self.grids, axis_name is None
+        # The root of 0 has no gradient.
+        root = onto(jnp.sqrt(jnp.maximum(var, jnp.finfo(jnp.float32).tiny)), grids.norm_stats)
+        centred = x.astype(jnp.float32) - _row(onto(mean, grids.norm_stats))
+        normal = onto(centred / _row(root + self.eps), grids.normalised, axis_name, each=each)
+        scale, bias = (onto(v, grids.norm_params) for v in (scale, bias))
+        return normal * _row(scale) + _row(bias)
 
-def batch_norm(numbers: NumbersArch, axis_name: str | None, name: str) -> BatchNorm:
-    """The batch norm of an architecture; `name` is that of the submodule."""
-    return BatchNorm(numbers.norm_momentum, numbers.norm_eps, numbers.compute, axis_name, name=name)
+
+def norm_of(
+    numbers: NumbersArch, grids: IntegerArch, axis_name: str | None, name: str
+) -> nn.Module:
+    """The norm of an architecture, on the grids of one layer; `name` is that of the submodule."""
+    settings = numbers.norm_momentum, numbers.norm_eps
+    if numbers.norm == DEVIATION:
+        return DeviationNorm(*settings, grids, axis_name, name=name)
+    return BatchNorm(*settings, numbers.compute, axis_name, grids, name=name)
+
+
+def initial_statistics(numbers: NumbersArch) -> dict[str, float]:
+    """What running statistics start from, as the norm's own variables are called."""
+    return {"mean": 0.0, "deviation" if numbers.norm == DEVIATION else "var": 1.0}
 
 
 def _row(v: Array) -> Array:

@@ -367,7 +367,7 @@ def fresh_heads(arch: Arch, key: np.ndarray) -> dict[str, dict[str, Any]]:
         rng = np.random.default_rng([*map(int, key), zlib.crc32(repr(head).encode())])
         for layer in spec.layers:
             normal = rng.standard_normal(layer.kernel_shape, np.float32)
-            for kind, value in zip(made, initial(layer, normal), strict=True):
+            for kind, value in zip(made, initial(layer, normal, arch.numbers), strict=True):
                 if value:
                     made[kind].setdefault(spec.name, {})[layer.name] = value
     return made

@@ -5,16 +5,18 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from jaxseg.arch import BlockArch, BlockSpec, LayerSpec, NumbersArch
+from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
 from jaxseg.errors import UserError
-from jaxseg.layers.conv import Conv, ConvOp, conv2d
+from jaxseg.layers.conv import Conv, ConvOp, conv2d, on_grid
+from jaxseg.numbers import NumbersArch
+from jaxseg.types import Array
 
 
 class SpecModule(nn.Module):
     """Base of all blocks and heads; its layers are submodules named as in the spec.
 
     spec:      what to compute.
-    numbers:   dtype of the computation, constants of batch norm.
+    numbers:   dtype of the computation, constants of batch norm, integer grids.
     conv_op:   the convolution, see `layers.conv.ConvOp`.
     axis_name: axis of devices that share batch statistics, or None.
     """
@@ -24,9 +26,19 @@ class SpecModule(nn.Module):
     conv_op: ConvOp = conv2d
     axis_name: str | None = None
 
-    def conv(self, name: str) -> Conv:
-        """The layer `name` of the spec, with its bias, norm and activation."""
-        return Conv(self.spec.layer(name), self.numbers, self.conv_op, self.axis_name, name=name)
+    def conv(self, name: str, in_setup: bool = False) -> Conv:
+        """The layer `name` of the spec, with its bias, norm and activation; in `setup` Flax names it itself."""
+        spec, grids = self.spec.layer(name), self.numbers.integer.at(f"{self.spec.name}/{name}")
+        own = None if in_setup else name
+        return Conv(spec, self.numbers, self.conv_op, self.axis_name, grids, name=own)
+
+    def on_grid(self, x: Array, train: bool, path: str = "maps") -> Array:
+        """What the block makes of the results of its layers, on the grid of `path`; of float networks `x` itself.
+
+        path: 'activations' behind an activation, 'logits' for scores, 'maps' for everything else.
+        """
+        grids = self.numbers.integer.at(f"{self.spec.name}/")
+        return on_grid(x, getattr(grids, path), grids.errors, self.axis_name, train)
 
 
 class Kind(NamedTuple):

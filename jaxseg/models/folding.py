@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.arch import FOLDED, Arch
+from jaxseg.arch import Arch
 from jaxseg.models import zoo
+from jaxseg.numbers import FOLDED
 
 
 def fold(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
@@ -16,14 +17,14 @@ def fold(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
     computed in float64.
 
     Args:
-        arch: any; one that is folded already is returned as it is.
+        arch: any; one that is folded already, on integer grids or of another norm is returned as it is.
         variables: params and batch_stats of its blocks and heads; those of auxiliary heads may be missing.
 
     Returns:
         (arch, variables) with `arch.numbers.norm == 'folded'`, numpy float32, and no batch_stats, but for loops whose
         passes share kernels and have their own statistics: there nothing changes (see `BlockSpec.folded`).
     """
-    if arch.numbers.norm == FOLDED:
+    if not arch.numbers.foldable:
         return arch, variables
     numbers = dataclasses.replace(arch.numbers, norm=FOLDED)
     folded = dataclasses.replace(arch, numbers=numbers)

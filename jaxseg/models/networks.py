@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxseg.arch import Arch, HeadArch, NumbersArch
+from jaxseg.arch import Arch, HeadArch
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
 from jaxseg.models.backbones.itnet import itnet
@@ -15,6 +15,7 @@ from jaxseg.models.heads.fcn import fcn_head, fcn_skips_head
 from jaxseg.models.heads.linear import linear_head
 from jaxseg.models.heads.lraspp import lraspp_head
 from jaxseg.models.heads.unet import unet_head
+from jaxseg.numbers import NumbersArch
 
 RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
 INVERTED = {"mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.arch import FOLDED, IMAGE, Arch, BackboneArch, BlockSpec, block_name
+from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
 from jaxseg.models.backbones import inverted, itnet, resnet, vgg
 from jaxseg.models.heads import registry as heads
 from jaxseg.models.heads.head import Tap
+from jaxseg.numbers import FOLDED
+from jaxseg.quant.rounding import onto
 from jaxseg.types import Array, Outputs
 
 KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS, **itnet.KINDS}
@@ -95,6 +97,8 @@ class Segmenter(nn.Module):
             and 'image', if one reads it and the range begins at 0.
         """
         arch = self.arch
+        if start == 0:
+            carry = onto(carry, arch.numbers.integer.image)
         wanted = {t for head in (arch.head, *arch.aux, *arch.exits) for t in head.inputs}
         taps = {IMAGE: carry} if start == 0 and IMAGE in wanted else {}
         for name in map(block_name, range(start, stop)):

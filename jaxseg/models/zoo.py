@@ -75,7 +75,9 @@ def _initialiser(arch: Arch) -> Callable[[jax.Array], Any]:
         made: dict[str, Any] = {"params": {}, "batch_stats": {}}
         parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
         for (block, layer), shape, part in zip(layers, shapes, parts, strict=True):
-            for kind, value in zip(made, initial(layer, part.reshape(shape)), strict=True):
+            for kind, value in zip(
+                made, initial(layer, part.reshape(shape), arch.numbers), strict=True
+            ):
                 if value:
                     made[kind].setdefault(block, {})[layer.name] = value
         return made

@@ -5,18 +5,23 @@ An optimiser is split in two: `direction` (an optax transformation, no learning 
 never hides in optimiser state and a resumed or shortened run cannot drift from its schedule.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxseg.errors import UserError, unknown_name
+from jaxseg.numbers import Grid
+from jaxseg.training import fixed_point
+from jaxseg.training.fixed_point import Updates, check_power_of_two
 from jaxseg.types import Array
 
 OPTIMISERS = ("sgd", "adamw")
-SCHEDULES = ("poly", "cosine", "constant")
+SCHEDULES = ("poly", "cosine", "constant", "halving")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Optim:
     clip_norm: global gradient norm above which gradients are scaled down; 0 = off.
     warm_up_steps: linear from 0 to the peak, counted in steps of the phase.
     end_frac: last rate as a fraction of the peak.
+    halve_at: fractions of the phase at which the schedule 'halving' halves the rate.
+    updates:  grids of integer training; then rates must be powers of two.
     """
 
     name: str = "sgd"
@@ -43,6 +50,8 @@ class Optim:
     power: float = 0.9
     warm_up_steps: int = 0
     end_frac: float = 0.0
+    halve_at: tuple[float, ...] = ()
+    updates: Updates = Updates()
 
     def __post_init__(self):
         if self.name not in OPTIMISERS:
@@ -52,12 +61,37 @@ class Optim:
         for field in ("learning_rate", "weight_decay", "clip_norm", "warm_up_steps"):
             if getattr(self, field) < 0:
                 raise UserError(f"optim.{field}", got=getattr(self, field), expected="0 or more")
+        marks = self.halve_at
+        if list(marks) != sorted(marks) or not all(0 < mark < 1 for mark in marks):
+            raise UserError("optim.halve_at", got=marks, expected="fractions in (0, 1), rising")
+        if not self.updates.off:
+            self._check_integer()
+
+    def _check_integer(self) -> None:
+        check_power_of_two("optim.learning_rate of integer training", self.learning_rate)
+        check_power_of_two(
+            "optim.backbone_multiplier of integer training", self.backbone_multiplier
+        )
+        for field, allowed in (
+            ("name", ("sgd",)),
+            ("schedule", ("halving", "constant")),
+            ("warm_up_steps", (0,)),
+            ("clip_norm", (0.0,)),
+            ("nesterov", (False,)),
+        ):
+            if getattr(self, field) not in allowed:
+                raise UserError(
+                    f"optim.{field} of integer training",
+                    got=getattr(self, field),
+                    expected=" or ".join(map(str, allowed)),
+                )
 
 
 def learning_rate(optim: Optim, steps: int) -> Callable[[Array], Array]:
     """The schedule of a phase of `steps` steps: int32 step in phase -> float32 rate.
 
-    poly: peak * (1 - t/T)^power; cosine: half a period; both after the warm-up and down to end_frac.
+    poly: peak * (1 - t/T)^power; cosine: half a period; both after the warm-up and down to end_frac. halving: the peak
+    times 2^-n from the n-th mark of halve_at on.
     """
     if optim.warm_up_steps >= max(steps, 1) and optim.warm_up_steps > 0:
         raise UserError(
@@ -67,6 +101,9 @@ def learning_rate(optim: Optim, steps: int) -> Callable[[Array], Array]:
 
     def rate(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
+        if optim.schedule == "halving":
+            passed = [step >= round(mark * steps) for mark in optim.halve_at]
+            return math.prod([jnp.where(p, 0.5, 1.0) for p in passed], start=optim.learning_rate)
         t = jnp.clip((step - optim.warm_up_steps) / span, 0.0, 1.0)
         if optim.schedule == "poly":
             shape = (1.0 - t) ** optim.power
@@ -82,27 +119,44 @@ def learning_rate(optim: Optim, steps: int) -> Callable[[Array], Array]:
     return rate
 
 
-def direction(optim: Optim) -> optax.GradientTransformation:
-    """Gradients -> ascent direction per unit of learning rate, for the trained half of the parameters."""
+def direction(optim: Optim) -> optax.GradientTransformationExtraArgs:
+    """Gradients -> ascent direction per unit of learning rate, for the trained half of the parameters.
+
+    `update` takes the keyword `key`, a random key of the step.
+    """
 
     def decayed(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
 
     decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
+    if not optim.updates.off:
+        trace = fixed_point.rounded_trace(optim.momentum, optim.updates)
+        inner = (fixed_point.rounded_gradients(optim.updates), *([trace] if optim.momentum else []))
+        return optax.chain(*([decay] if optim.weight_decay else []), *inner)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     if optim.name == "sgd":
         momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
-        return optax.chain(clip, decay, momentum if optim.momentum else optax.identity())
-    return optax.chain(clip, optax.scale_by_adam(b1=optim.momentum, b2=optim.beta2), decay)
+        chain = optax.chain(clip, decay, momentum if optim.momentum else optax.identity())
+    else:
+        chain = optax.chain(clip, optax.scale_by_adam(b1=optim.momentum, b2=optim.beta2), decay)
+    return optax.with_extra_args_support(chain)
 
 
 def apply_direction(
-    optim: Optim, params: dict[str, Array], updates: dict[str, Array], rate: Array
-) -> dict[str, Array]:
-    """Params - rate * multiplier * updates, the multiplier chosen by the top-level name."""
+    optim: Optim,
+    params: dict[str, Any],
+    updates: dict[str, Any],
+    rate: Array,
+    stored: Mapping[str, Grid] | None = None,
+) -> dict[str, Any]:
+    """Params - rate * multiplier * updates, the multiplier chosen by the top-level name.
 
-    def moved(name: str) -> Array:
-        scaled = rate * (optim.backbone_multiplier if name.startswith("block_") else 1.0)
-        return jax.tree.map(lambda p, u: p - scaled * u, params[name], updates[name])
+    stored: path -> grid of the parameters that are stored on one, see `fixed_point.stored_grids`.
+    """
 
-    return {name: moved(name) for name in params}
+    def moved(path: Any, p: Array, u: Array) -> Array:
+        backbone = path[0].key.startswith("block_")
+        step = rate * (optim.backbone_multiplier if backbone else 1.0) * u
+        return fixed_point.moved(path, p, step, stored or {})
+
+    return jax.tree_util.tree_map_with_path(moved, params, updates)

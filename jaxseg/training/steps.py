@@ -13,12 +13,16 @@ from jaxseg.layers.normalise import normalise
 from jaxseg.models import zoo
 from jaxseg.objectives import losses, metrics
 from jaxseg.training import partition
+from jaxseg.training.fixed_point import stored_grids
 from jaxseg.training.loss import Loss as Loss
 from jaxseg.training.loss import Objective
 from jaxseg.training.optim import apply_direction, direction, learning_rate
 from jaxseg.training.phases import Phase, Step
 from jaxseg.training.state import TrainState
 from jaxseg.types import Array, Batch
+
+UPDATE = 1_000_003
+"""Folded into a step's key for what is random in an update."""
 
 Forward = Callable[..., tuple[dict[str, Array], Array, dict[str, Any]]]
 """(module, loss, variables, image, batch, key, phase_step) -> (sums, prediction, batch_stats), arguments as `whole`."""
@@ -90,6 +94,7 @@ def supervised(
     )
     tx = direction(phase.optim)
     rate_at = learning_rate(phase.optim, phase.steps)
+    stored = stored_grids(arch, phase.optim.updates.stored_bits)
     dtype = jnp.dtype(arch.numbers.compute)
 
     def psum(tree: Any) -> Any:
@@ -110,6 +115,7 @@ def supervised(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
+        update_key = jax.random.fold_in(key, UPDATE)  # the same on all devices
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         trained, frozen = partition.split(state.params, phase.trainable)
@@ -139,8 +145,8 @@ def supervised(
         finite = jax.lax.optimization_barrier(finite)
 
         rate = rate_at(state.phase_step)
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        trained = apply_direction(phase.optim, trained, updates, rate)
+        updates, opt_state = tx.update(grads, state.opt_state, trained, key=update_key)
+        trained = apply_direction(phase.optim, trained, updates, rate, stored)
         new = state.replace(
             step=state.step + 1,
             phase_step=state.phase_step + 1,

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.arch import LayerSpec, NumbersArch
+from jaxseg.arch import LayerSpec
 from jaxseg.errors import UserError
 from jaxseg.layers.conv import ACTIVATIONS, Conv, conv2d
+from jaxseg.numbers import NumbersArch
 
 
 def reference(x, kernel, stride, dilation, groups):

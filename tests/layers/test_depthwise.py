@@ -28,13 +28,14 @@ def grouped(x, kernel, stride, dilation, padding):
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize(
-    "kernel, stride, dilation", list(itertools.product((3, 5), (1, 2), (1, 2)))
+    "kernel, stride, dilation",
+    list(itertools.product(((3, 3), (5, 5), (1, 3), (5, 1), (3, 5)), (1, 2), (1, 2))),
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_values_and_gradients_equal_xlas(size, kernel, stride, dilation, padding):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 5)), jnp.float32)
-    w = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 5)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel, 1, 5)), jnp.float32)
 
     @jax.jit
     def both(x, w):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.arch import NumbersArch
-from jaxseg.layers.norm import batch_norm
+from jaxseg.layers.norm import norm_of
+from jaxseg.numbers import IntegerArch, NumbersArch
 
 NUMBERS = NumbersArch(norm_eps=1e-3, norm_momentum=0.8)
 
@@ -16,7 +16,7 @@ def data(shape=(4, 5, 6, 3)):
 
 
 def run(x, train, numbers=NUMBERS, variables=None, axis_name=None):
-    norm = batch_norm(numbers, axis_name, name=None)
+    norm = norm_of(numbers, IntegerArch(), axis_name, name=None)
     variables = variables or norm.init(jax.random.PRNGKey(0), x, use_running_average=True)
     return norm.apply(variables, x, use_running_average=not train, mutable=["batch_stats"])
 

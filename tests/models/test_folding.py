@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.arch import FOLDED, count, from_json, to_json
+from jaxseg.arch import count, from_json, to_json
 from jaxseg.models import zoo
 from jaxseg.models.folding import fold
+from jaxseg.numbers import FOLDED
 from tests.models.test_zoo import CHEAP, COVERING, image, small
 
 

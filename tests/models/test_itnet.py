@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.arch import FOLDED, Arch, BlockArch, LayerSpec, count, from_json, layer_counts, to_json
+from jaxseg.arch import Arch, BlockArch, LayerSpec, count, from_json, layer_counts, to_json
 from jaxseg.errors import UserError
 from jaxseg.models import itnet, zoo
 from jaxseg.models.backbones.itnet import SHARING
 from jaxseg.models.block import normed_layer
 from jaxseg.models.folding import fold
+from jaxseg.numbers import FOLDED
 from tests.models.test_counts import jaxpr_macs
 from tests.models.test_zoo import CHEAP, filled
 

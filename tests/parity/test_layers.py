@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from timm.layers import conv2d_same
 
 from benchmarks import float64
-from jaxseg.arch import NumbersArch
 from jaxseg.layers import pool, resize
 from jaxseg.layers.conv import conv2d
-from jaxseg.layers.norm import batch_norm
+from jaxseg.layers.norm import norm_of
+from jaxseg.numbers import IntegerArch, NumbersArch
 
 SIZES = ((6, 8), (5, 9))
 C = 6
@@ -133,7 +133,7 @@ def test_batch_norm(train):
     scale, bias, mean, var = (np.abs(draw(C, seed=s)) + 0.5 for s in range(1, 5))
     numbers = copy.copy(NumbersArch(norm_eps=1e-3))
     object.__setattr__(numbers, "compute", "float64")
-    norm = batch_norm(numbers, None, name="norm")
+    norm = norm_of(numbers, IntegerArch(), None, name="norm")
 
     def ours(x, scale, bias):
         variables = {"params": {"scale": scale, "bias": bias}}

@@ -142,7 +142,7 @@ class Inverted(SpecModule):
         y = self.conv("depthwise")(y, train)
         y = self.conv("project")(y, train)
         residual = self.spec.layer("depthwise").stride == 1 and x.shape[-1] == y.shape[-1]
-        return x + y if residual else y
+        return self.on_grid(x + y, train) if residual else y
 
 
 KINDS = {

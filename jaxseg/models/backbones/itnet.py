@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from jaxseg.arch import ALL, NOTHING, STATISTICS, BackboneArch, BlockArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.layers.conv import Conv
 from jaxseg.layers.pool import halved
 from jaxseg.layers.resize import upsample_nearest
 from jaxseg.models.backbones.trunk import Trunk, check_output_stride, check_width
@@ -124,7 +123,7 @@ class Loop(SpecModule):
 
     def setup(self):
         for layer in self.spec.layers:
-            setattr(self, layer.name, Conv(layer, self.numbers, self.conv_op, self.axis_name))
+            setattr(self, layer.name, self.conv(layer.name, in_setup=True))
 
     def __call__(self, d: Array, train: bool = False) -> Array:
         return self._passes(d, train, every=False)[0]
@@ -144,14 +143,16 @@ class Loop(SpecModule):
         layer = functools.partial(getattr, self)
         maps = [layer("fuse")(jnp.concatenate([d, h], axis=-1), train)]
         while self.spec.has(f"scale_{len(maps)}_conv1"):
-            maps.append(halved(maps[-1]))
+            maps.append(self.on_grid(halved(maps[-1]), train))
         result = None
         for i, x in reversed(list(enumerate(maps))):
             y = x
             for j in (1, 2, 3):
                 y = layer(f"scale_{i}_conv{j}")(y, train)
-            y = jax.nn.relu(x + y)
-            result = y if result is None else y + upsample_nearest(result, y.shape[1:3])
+            y = self.on_grid(jax.nn.relu(x + y), train, "activations")
+            if result is not None:
+                y = self.on_grid(y + upsample_nearest(result, y.shape[1:3]), train)
+            result = y
         return result
 
     def _passes(self, d: Array, train: bool, every: bool) -> tuple[Array, Array | None]:

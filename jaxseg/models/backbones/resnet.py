@@ -151,7 +151,7 @@ class Residual(SpecModule):
         for name in ("conv1", "conv2", "conv3"):
             y = self.conv(name)(y, train) if self.spec.has(name) else y
         shortcut = self.conv("downsample")(x, train) if self.spec.has("downsample") else x
-        return jax.nn.relu(y + shortcut)
+        return self.on_grid(jax.nn.relu(y + shortcut), train, "activations")
 
 
 KINDS = {

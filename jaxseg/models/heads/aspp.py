@@ -184,7 +184,8 @@ class _ASPPHead(Head):
         )
         maps = [self.conv("aspp_0")(x, train)]
         maps += [self.conv3x3(f"aspp_{i}", x, train) for i in range(1, rates + 1)]
-        pooled = self.conv("aspp_pool")(global_average(x), train)
+        pooled = self.on_grid(global_average(x), train)
+        pooled = self.conv("aspp_pool")(pooled, train)
         # Bilinear resizing of a 1x1 map is a constant map.
         maps.append(jnp.broadcast_to(pooled, (*x.shape[:3], pooled.shape[-1])))
         y = self.conv("project")(jnp.concatenate(maps, axis=-1), train)
@@ -200,7 +201,7 @@ class DeepLabV3(_ASPPHead):
 
     def classified(self, x: Array, train: bool) -> Array:
         y = self.conv("conv")(self.aspp(x, train), train)
-        return self.conv("logits")(y)
+        return self.conv("logits")(y, train)
 
 
 class DeepLabV3Plus(_ASPPHead):
@@ -212,9 +213,10 @@ class DeepLabV3Plus(_ASPPHead):
         skip = self.conv("skip")(fine, train)
         y = self.aspp(coarse, train)
         y = resize_bilinear(y, skip.shape[1:3]).astype(skip.dtype)
+        y = self.on_grid(y, train)
         y = self.conv("conv1")(jnp.concatenate([y, skip], axis=-1), train)
         y = self.conv("conv2")(y, train)
-        return self.conv("logits")(y)
+        return self.conv("logits")(y, train)
 
 
 class DeepLabV3PlusSeparable(_ASPPHead):
@@ -229,8 +231,9 @@ class DeepLabV3PlusSeparable(_ASPPHead):
         y = self.conv3x3("conv1", self.aspp(coarse, train), train)
         skip = self.conv("skip")(fine, train)
         y = resize_bilinear(y, skip.shape[1:3], align_corners=True).astype(skip.dtype)
+        y = self.on_grid(y, train)
         y = self.conv3x3("conv2", jnp.concatenate([y, skip], axis=-1), train)
-        return self.conv("logits")(y)
+        return self.conv("logits")(y, train)
 
 
 KINDS = {

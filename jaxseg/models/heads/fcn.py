@@ -94,7 +94,7 @@ class FCN(Head):
 
     def classified(self, x: Array, train: bool) -> Array:
         y = self.conv("conv")(x, train)
-        return self.conv("logits")(self.dropped(y, train))
+        return self.conv("logits")(self.dropped(y, train), train)
 
 
 class FCNSkips(Head):
@@ -108,10 +108,10 @@ class FCNSkips(Head):
         coarse, *skips = taps
         y = self.dropped(self.conv("fc6")(coarse, train), train)
         y = self.dropped(self.conv("fc7")(y, train), train)
-        scores = self.conv("logits")(y)
+        scores = self.conv("logits")(y, train)
         for i, skip in enumerate(skips, start=1):
             scores = resize_bilinear(scores, skip.shape[1:3]).astype(scores.dtype)
-            scores = scores + self.conv(f"logits_{i}")(skip)
+            scores = self.on_grid(scores + self.conv(f"logits_{i}")(skip, train), train, "logits")
         return scores
 
 

@@ -37,7 +37,8 @@ class Head(SpecModule):
     """Base of all heads. Dropout draws from the 'dropout' stream, in training only."""
 
     def dropped(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.spec.dropout, deterministic=not train)(x)
+        y = nn.Dropout(self.spec.dropout, deterministic=not train)(x)
+        return y if y is x else self.on_grid(y, train)
 
 
 def tap_shapes(backbone: BackboneArch) -> dict[str, Tap]:

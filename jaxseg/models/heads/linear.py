@@ -38,7 +38,7 @@ class Linear(Head):
 
     @nn.compact
     def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        return self.conv("logits")(self.dropped(taps[0], train))
+        return self.conv("logits")(self.dropped(taps[0], train), train)
 
 
 KINDS = {"linear": HeadKind(_spec, Linear)}

@@ -59,10 +59,13 @@ class LRASPP(Head):
     @nn.compact
     def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
         high, low = taps
-        y = self.conv("conv")(high, train) * self.conv("gate")(global_average(high), train)
-        scores = self.conv("logits")(self.dropped(y, train))
-        fine = self.conv("logits_low")(low)
-        return resize_bilinear(scores, fine.shape[1:3]).astype(fine.dtype) + fine
+        pooled = self.on_grid(global_average(high), train)
+        y = self.conv("conv")(high, train) * self.conv("gate")(pooled, train)
+        y = self.on_grid(y, train)
+        scores = self.conv("logits")(self.dropped(y, train), train)
+        fine = self.conv("logits_low")(low, train)
+        scores = resize_bilinear(scores, fine.shape[1:3]).astype(fine.dtype) + fine
+        return self.on_grid(scores, train, "logits")
 
 
 KINDS = {"lraspp": HeadKind(_spec, LRASPP)}

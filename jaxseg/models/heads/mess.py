@@ -85,7 +85,7 @@ def _through_neck(head: SpecModule, x: Array, train: bool) -> Array:
         y = x
         for j in (1, 2, 3):
             y = head.conv(f"extra_{i}_conv{j}")(y, train)
-        x = jax.nn.relu(x + y)
+        x = head.on_grid(jax.nn.relu(x + y), train, "activations")
     return x
 
 

@@ -74,7 +74,7 @@ class UNet(Head):
                 y = jnp.concatenate([y, skip], axis=-1)
             y = self.conv(f"block_{i}_conv1")(y, train)
             y = self.conv(f"block_{i}_conv2")(y, train)
-        return self.conv("logits")(self.dropped(y, train))
+        return self.conv("logits")(self.dropped(y, train), train)
 
 
 KINDS = {"unet": HeadKind(_spec, UNet)}

@@ -1,0 +1,179 @@
+"""Formats of numbers: what a network computes in, and onto which grids integer networks round. Imports no JAX.
+
+An integer network is described by one `Grid` per path that numbers take: weights, activations, errors, batch norm.
+What follows from a grid is in `quant/`; which grids make up a published method is in `methods/integer.py`.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+
+from jaxseg.errors import UserError, unknown_name
+
+COMPUTE = ("float32", "bfloat16")
+"""Formats of activations; parameters, statistics and logits are always float32."""
+
+BATCH, FOLDED, DEVIATION = NORMS = ("batch", "folded", "deviation")
+"""Batch norm by variance; batch norm that is written into the convolutions before it; by mean absolute deviation."""
+
+FLOAT = 32
+"""Bits of a path that is not rounded."""
+
+FIXED, OPEN, MAX, SHIFT, FLAG = RULES = ("fixed", "open", "max", "shift", "flag")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers onto which a tensor is rounded: multiples of 2^(1 - bits) reach, halves to even.
+
+    bits:  2 to 31, the sign included; 32 = the tensor is left as it is.
+    rule:  'fixed': reach is that number, and what is beyond is clipped to (1 - 2^(1 - bits)) reach.
+           'open':  the same without clipping, so more than `bits` bits where the tensor is larger.
+           'max':   reach is the largest absolute value of the tensor.
+           'shift': it is the power of two nearest to that, by its logarithm.
+           'flag':  as 'shift', with a grid 2^(bits - 1) times as fine for what is smaller than a step.
+    reach: of 'fixed' and 'open', a power of two. 0 is for weights: by the layer, see `quant.scales.kernel_reach`.
+    """
+
+    bits: int = FLOAT
+    rule: str = FIXED
+    reach: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "reach", float(self.reach))
+        if not 2 <= self.bits <= FLOAT:
+            raise UserError(
+                "bits",
+                got=self.bits,
+                expected=f"2 to 31, or {FLOAT} for numbers that stay floating",
+            )
+        if self.rule not in RULES:
+            raise unknown_name("rule of a grid", self.rule, RULES)
+        if self.reach and not (0 < self.reach < math.inf and is_power_of_two(self.reach)):
+            raise UserError("reach of a grid", got=self.reach, expected="a power of two, or 0")
+
+    @property
+    def off(self) -> bool:
+        """Whether tensors are left as they are."""
+        return self.bits == FLOAT
+
+
+def is_power_of_two(value: float) -> bool:
+    """Whether `value` is 2^k, k any whole number."""
+    return value > 0 and math.frexp(value)[0] == 0.5
+
+
+@dataclass(frozen=True)
+class Override:
+    """Another width for some layers.
+
+    layers: glob over '<block>/<layer>', such as 'head/*'.
+    path:   a name of `PATHS`.
+    bits:   of that path there.
+    """
+
+    layers: str
+    path: str
+    bits: int
+
+    def __post_init__(self):
+        if self.path not in PATHS:
+            raise unknown_name("path of numbers", self.path, PATHS)
+        Grid(self.bits)
+
+
+@dataclass(frozen=True)
+class IntegerArch:
+    """The grids of a network, forward and backward. The default rounds nothing.
+
+    image:       of the normalised image.
+    weights:     of kernels.                            biases: of biases.
+    activations: of what follows an activation.         logits: of scores.
+    maps:        of what else a layer reads: results without an activation, sums, averages, resized and joined maps.
+    errors:      of gradients of whatever is on one of these grids (E1 in the papers).
+    conv_errors: of gradients of convolutions' results (E2).
+    normalised:  of normalised values.                  norm_params: of scale and bias of norms.
+    norm_stats:  of mean and deviation, and of the means in the norm's gradient.
+    norm_errors: of the norm's gradient before it is divided by the deviation.
+    reciprocal_bits: of one over the deviation, each with a power of two of its own; 32 = divided.
+    float_layers: globs over '<block>/<layer>': their kernels, biases and conv_errors are left as they are.
+    overrides:   other widths for some layers, later ones first.
+    """
+
+    image: Grid = Grid()
+    weights: Grid = Grid()
+    biases: Grid = Grid()
+    activations: Grid = Grid()
+    maps: Grid = Grid()
+    logits: Grid = Grid()
+    errors: Grid = Grid()
+    conv_errors: Grid = Grid()
+    normalised: Grid = Grid()
+    norm_params: Grid = Grid()
+    norm_stats: Grid = Grid()
+    norm_errors: Grid = Grid()
+    reciprocal_bits: int = FLOAT
+    float_layers: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self):
+        Grid(self.reciprocal_bits)
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is rounded."""
+        return all(getattr(self, path).off for path in PATHS) and self.reciprocal_bits == FLOAT
+
+    def at(self, layer: str) -> "IntegerArch":
+        """The grids of one layer, '<block>/<layer>'."""
+        if self.off:
+            return self
+        here = replace(self, float_layers=(), overrides=())
+        for change in self.overrides:
+            if fnmatchcase(layer, change.layers):
+                grid = replace(getattr(here, change.path), bits=change.bits)
+                here = replace(here, **{change.path: grid})
+        if any(fnmatchcase(layer, glob) for glob in self.float_layers):
+            here = replace(here, weights=Grid(), biases=Grid(), conv_errors=Grid())
+        return here
+
+
+PATHS = tuple(field.name for field in fields(IntegerArch) if field.type is Grid)
+"""The fields of `IntegerArch` that are grids."""
+
+
+@dataclass(frozen=True)
+class NumbersArch:
+    """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...), integer grids.
+
+    norm: 'batch'; 'folded': every layer with batch norm has a bias instead (inference, see `models.folding`);
+          'deviation': by mean absolute deviation, without squares and roots.
+    """
+
+    compute: str = "float32"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.9
+    norm: str = BATCH
+    integer: IntegerArch = IntegerArch()
+
+    def __post_init__(self):
+        object.__setattr__(self, "norm_eps", float(self.norm_eps))
+        object.__setattr__(self, "norm_momentum", float(self.norm_momentum))
+        for name, value in (("norm_eps", self.norm_eps), ("norm_momentum", self.norm_momentum)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(name, got=value, expected="a number in [0, 1]")
+        if self.compute not in COMPUTE:
+            raise unknown_name("compute format", self.compute, COMPUTE)
+        if self.norm not in NORMS:
+            raise unknown_name("kind of norm", self.norm, NORMS)
+        if self.compute == "bfloat16" and not self.integer.off:
+            raise UserError(
+                "compute format of an integer network",
+                got=self.compute,
+                expected="float32: bfloat16 cannot hold sums of 8-bit products",
+            )
+
+    @property
+    def foldable(self) -> bool:
+        """Whether batch norms can be written into the convolutions before them."""
+        return self.norm == BATCH and self.integer.off

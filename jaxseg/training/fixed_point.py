@@ -1,0 +1,165 @@
+"""Updates of integer training: gradients, momentum and stored weights on grids (WAGEUBN; Yang et al., 2011.14504).
+
+    g8  = the gradient on 8 bits, stochastically rounded       `rounded_gradients`
+    v   = Q(momentum v + g8)                                   `rounded_trace`
+    w24 = clip(Q(w24 - Q(rate v)))                             `moved`
+
+Rates are powers of two, so a product with one is a shift.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg.arch import Arch, LayerSpec
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.layers.conv import kernel_reach
+from jaxseg.models import zoo
+from jaxseg.numbers import FIXED, FLOAT, MAX, SHIFT, Grid, is_power_of_two
+from jaxseg.quant.rounding import constant, largest, onto, power_of_two, stochastic
+from jaxseg.types import Array
+
+CONSTANT = "constant"
+GRADIENT_RULES = (MAX, SHIFT, CONSTANT)
+NOISE_BITS = 16
+"""Of the random numbers that gradients are rounded by."""
+
+NORM_REACH = 2.0
+"""Scales and biases of norms are stored below it, at the least; scales start at 1."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How an update is rounded. The default rounds nothing.
+
+    gradient_bits: width of gradients, rounded stochastically.
+    gradient_rule: 'max' (by the largest of a variable), 'shift' (by the power of two nearest to it) or 'constant' (the
+                   same, and then forgotten: all variables move alike; `quant.rounding.constant`).
+    gain:          multiplies gradients; 0.1 in the code of 2011.14504.
+    momentum:      grid of the momentum.
+    stored_bits:   width of stored weights.
+    float_layers:  globs over '<block>/<layer>' whose gradients and momentum are left as they are.
+    """
+
+    gradient_bits: int = FLOAT
+    gradient_rule: str = SHIFT
+    gain: float = 1.0
+    momentum: Grid = Grid()
+    stored_bits: int = FLOAT
+    float_layers: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        Grid(self.gradient_bits), Grid(self.stored_bits)
+        if self.gradient_rule not in GRADIENT_RULES:
+            raise unknown_name("rule of gradients", self.gradient_rule, GRADIENT_RULES)
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is rounded."""
+        return self.gradient_bits == self.stored_bits == FLOAT and self.momentum.off
+
+    def spares(self, path: str) -> bool:
+        """Whether the gradient of the variable '<block>/<layer>/..' is left as it is."""
+        return any(fnmatchcase(path, f"{glob}/*") for glob in self.float_layers)
+
+
+def check_power_of_two(what: str, value: float) -> None:
+    """Raises a UserError that names the two nearest powers unless `value` is one."""
+    if is_power_of_two(value):
+        return
+    if not 0 < value < math.inf:
+        raise UserError(what, got=value, expected="a power of two")
+    below = 2.0 ** math.floor(math.log2(value))
+    raise UserError(
+        what,
+        got=value,
+        expected="a power of two, so that integers can be shifted by it",
+        do=f"take {below:g} or {2 * below:g}",
+    )
+
+
+def noise(key: Array, path: str, shape: tuple[int, ...]) -> Array:
+    """Random numbers of a step for the variable `path`: float32 multiples of 2^-16 in [0, 1)."""
+    return noise_bits(key, path, shape).astype(jnp.float32) * 2.0**-NOISE_BITS
+
+
+def noise_bits(key: Array, path: str, shape: tuple[int, ...]) -> Array:
+    """The same as whole multiples, uint16."""
+    return jax.random.bits(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.uint16)
+
+
+def rounded_gradients(updates: Updates) -> optax.GradientTransformationExtraArgs:
+    """Gradients on their grid; `update` takes the keyword `key`, another one for every step."""
+
+    def one(path: Any, g: Array, key: Array) -> Array:
+        name = path_name(path)
+        if updates.gradient_bits == FLOAT or updates.spares(name):
+            return g * updates.gain
+        bits, u = updates.gradient_bits, noise(key, name, g.shape)
+        if updates.gradient_rule == CONSTANT:
+            return constant(g, u, bits=bits) * updates.gain
+        most = largest(g)
+        scale = most if updates.gradient_rule == MAX else power_of_two(most)
+        return stochastic(g, scale, u, bits) * scale * updates.gain
+
+    def update(grads, state, params=None, *, key, **_):
+        return jax.tree_util.tree_map_with_path(lambda p, g: one(p, g, key), grads), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def rounded_trace(momentum: float, updates: Updates) -> optax.GradientTransformationExtraArgs:
+    """V = Q(momentum v + g), which is also the direction."""
+
+    def one(path: Any, g: Array, v: Array) -> Array:
+        grid = Grid() if updates.spares(path_name(path)) else updates.momentum
+        return onto(momentum * v + g, grid)
+
+    def update(grads, state, params=None, **_):
+        trace = jax.tree_util.tree_map_with_path(one, grads, state.trace)
+        return trace, optax.TraceState(trace)
+
+    def init(params):
+        return optax.TraceState(jax.tree.map(jnp.zeros_like, params))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def path_name(path: Any) -> str:
+    """'block_00/conv1/kernel' of a path in a tree of parameters."""
+    return "/".join(str(entry.key) for entry in path)
+
+
+def stored_grids(arch: Arch, bits: int) -> dict[str, Grid]:
+    """Path of every parameter -> the grid on which it is stored."""
+    if bits == FLOAT:
+        return {}
+    found = {}
+    for block in zoo.blocks(arch):
+        for layer in block.layers:
+            grids = arch.numbers.integer.at(f"{block.name}/{layer.name}")
+            for name, reach in _reaches(layer, grids).items():
+                found[f"{block.name}/{layer.name}/{name}"] = Grid(bits, FIXED, reach)
+    return found
+
+
+def _reaches(layer: LayerSpec, grids: Any) -> dict[str, float]:
+    reaches = {"kernel": kernel_reach(layer, grids.weights)}
+    if layer.bias:
+        reaches["bias"] = grids.biases.reach
+    if layer.norm:
+        norm = max(NORM_REACH, grids.norm_params.reach)
+        reaches |= {"norm/scale": norm, "norm/bias": norm}
+    return reaches
+
+
+def moved(path: Any, p: Array, step: Array, grids: dict[str, Grid]) -> Array:
+    """P - step, both on the grid of the parameter."""
+    grid = grids.get(path_name(path), Grid())
+    return onto(p - onto(step, grid), grid)
