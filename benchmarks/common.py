@@ -1,6 +1,7 @@
 """What experiments share: training and scoring through the public commands, as a user would."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,14 @@ def timed(workdir: Path, *flags: str) -> dict[str, Any]:
 
 
 def deployed(workdir: Path, name: str) -> Path:
-    """Copies the last weights of a run to results/models/<name> in float16, and returns that folder."""
+    """Copies the last weights of a run to results/models/<name> in float16, and returns that folder.
+
+    Without the folder of its data, which is another one elsewhere: --config.data.dir says it.
+    """
     arch, variables, card = load_model(workdir / "model")
     variables["params"] = {k: v for k, v in variables["params"].items() if "aux_" not in k}
     folder = Path("results") / "models" / name
+    card = replace(card, data={**card.data, "dir": ""})
     save_model(folder, arch, variables, card, dtype=np.float16)
     return folder
 

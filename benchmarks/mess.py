@@ -21,7 +21,7 @@ from jaxseg.inference.artifact import load_model
 from jaxseg.inference.evaluation import evaluate
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.part_times import measure_parts
-from jaxseg.inference.predictor import Model, make_score
+from jaxseg.inference.predictor import Model, labels_only, make_score
 from jaxseg.inference.search import BUDGETED, FINAL, INPUT, Deployment, Evidence, Search
 from jaxseg.inference.side_by_side import Timed, side_by_side
 from jaxseg.inference.ways import InputDependent, Way
@@ -199,7 +199,7 @@ def _executed(
     routed = InputDependent.of(Model(small, parts, card), way)
     split, plan = build.evaluation_split(config, card, "test")
     with eval_stream(split, plan, num_workers=0) as batches:
-        return evaluate(routed.score(), None, batches, arch.num_classes).scores()["miou"]
+        return evaluate(labels_only(routed), None, batches, arch.num_classes).scores()["miou"]
 
 
 ARMS = {

@@ -35,6 +35,7 @@ EXPERIMENTS = (
     "mess_losses",
     "mess",
     "mess_ways",
+    "mess_camvid",
     "scan_blocks",
     "chaos",
     "soak",

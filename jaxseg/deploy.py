@@ -24,6 +24,7 @@ from jaxseg.inference.search import BUDGETED, FINAL, INPUT, SETTINGS, Deployment
 from jaxseg.inference.side_by_side import Timed, side_by_side
 from jaxseg.inference.ways import Way
 from jaxseg.models import mess
+from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import costs
 
 SPLITS = ("calib", "train", "val")
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
     if limits["max_latency_ms"] is not None and limits["max_macs"] is not None:
         raise UserError("deploy", expected="either --max-latency-ms or --max-macs, not both")
     arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
+    _check_exits(arch)
     config = build.evaluation_config(card, argv)
     split, plan = build.evaluation_split(config, card, args["split"])
     if not len(split):
@@ -70,6 +72,11 @@ def main(argv: Sequence[str]) -> None:
         cli.whole(args, name, int(split.sizes_px[0, i]))
         for i, name in enumerate(("height", "width"))
     )
+    same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
+    if not same:
+        raise UserError(
+            "--height, --width", got=size_px, expected="the size of some images of the split"
+        )
     arch = replace(arch, aux=(), numbers=replace(arch.numbers, compute=args["numbers"]))
     policy = Policy(confidence=args["confidence"], measure=args["measure"])
 
@@ -104,11 +111,6 @@ def main(argv: Sequence[str]) -> None:
     origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
     output = Path(args["output"])
     save_model(output, small, parts, replace(card, evaluation=evaluation, origin=origin))
-    same = [i for i in range(len(split)) if tuple(split.sizes_px[i]) == size_px][:TIMED]
-    if not same:
-        raise UserError(
-            "--height, --width", got=size_px, expected="the size of some images of the split"
-        )
     images = [split[i]["image"] for i in same]
     both = side_by_side(Timed(small, parts, way), Timed(*_final(arch, variables)), card, images)
     promised = path_cost((len(arch.exits),), 0, FINAL)
@@ -141,6 +143,25 @@ def main(argv: Sequence[str]) -> None:
     draw_front(front, chosen, record["final_only"], unit, output / "pareto.png")
     print(_told(record))
     print(f"written to {output}")
+
+
+def _check_exits(arch: Arch) -> None:
+    """Said before anything is done: there must be something to choose from."""
+    if arch.exits:
+        return
+    if is_looped(arch):
+        raise UserError(
+            "deploy",
+            got="a loop",
+            expected="a network with early exits",
+            do="its number of passes is chosen with evaluate --mode=budgeted --config.eval.exits.chosen=(N,)",
+        )
+    raise UserError(
+        "deploy",
+        got="a network without early exits",
+        expected="one with them",
+        do="train some with --config.mess.num_exits, or use the folder as it is",
+    )
 
 
 def assembled(

@@ -32,6 +32,7 @@ from jaxseg.inference.ways import (
     ANYTIME,
     INPUT,
     WAYS,
+    AnyTime,
     InputDependent,
     Way,
     answers_early,
@@ -97,9 +98,10 @@ def main(argv: Sequence[str]) -> None:
             score = make_score(part.arch, card.mean, card.std, mode)
             last = name in ("", "final")
             tally = run(score, jax.device_put(part.variables), watch if last else None)
+            # Of any-time answers there is more to it, see `_with_costs`.
             macs = mess.costs(part.arch, size_px).final_only()
             rows.append({"name": name, "miou": tally.scores()["miou"], "macs": macs})
-        exits = {"exits": _with_times(rows, model, way, size_px)} if way.name == ANYTIME else {}
+        exits = {"exits": _with_costs(rows, model, way, size_px)} if way.name == ANYTIME else {}
     scores = tally.scores()
     scores["per_class_iou"] = scores.pop("iou")
     if boundaries:
@@ -149,7 +151,7 @@ def _every_pass(
         {"name": f"pass_{n}", "miou": tally.scores()["miou"], **account(arch, size_px, n)._asdict()}
         for n, tally in zip(passes, tallies, strict=True)
     ]
-    return tallies[-1], {"exits": _with_times(rows, model, way, size_px)}
+    return tallies[-1], {"exits": _with_costs(rows, model, way, size_px)}
 
 
 def _routed(
@@ -168,12 +170,21 @@ def _routed(
     return tally, exits | {"exits": [row | {"miou": miou} for row, miou in rows]}
 
 
-def _with_times(
+def _with_costs(
     rows: list[dict[str, Any]], model: Model, way: Way, size_px: tuple[int, int]
 ) -> list[dict[str, Any]]:
-    """The rows of all exits with `latency_ms`, which whole images alone have, and nobody left."""
+    """The rows of all exits with `latency_ms`, which whole images alone have, and nobody left.
+
+    Of exits, `macs` and `latency_ms` are what is spent until the answer is there, earlier heads included; of a loop
+    they are those of an answer after so many passes, as if nobody had asked before.
+    """
     times: Sequence[float | None] = [None] * len(rows)
-    if model.mode == PLAIN:
+    if model.arch.exits:
+        one = AnyTime.of(replace(model, mode=PLAIN), way)
+        spent = zip(rows, one.macs(size_px), strict=True)
+        rows = [row | {"macs": macs} for row, macs in spent]
+        times = one.times_ms(size_px) if model.mode == PLAIN else times
+    elif model.mode == PLAIN:
         stays = replace(way, name=INPUT, image=(NEVER,))
         times = InputDependent.of(model, stays).path_ms(size_px)
     return [

@@ -1,19 +1,62 @@
 """Ranges of settings that no type can express; a value outside of one is a user's mistake."""
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg import cli
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, short
 
 MAX_SIDE_PX = 2**14
 """Of a training crop, and so of the images that `bench` and `export` make up."""
 
 
+NUMBERS, WHOLE, NAMES, SWITCHES = "numbers", "whole numbers", "names", "True or False"
+TYPES: dict[str, tuple[type, ...]] = {
+    NUMBERS: (int, float),
+    WHOLE: (int,),
+    NAMES: (str,),
+    SWITCHES: (bool,),
+}
+ITEMS = {
+    "data.mean": NUMBERS,
+    "data.std": NUMBERS,
+    "loss.class_weights": NUMBERS,
+    "mess.blocks": NAMES,
+    "mess.heads.reductions": WHOLE,
+    "mess.heads.extra_blocks": WHOLE,
+    "mess.heads.rapid_dilation": SWITCHES,
+    "mess.heads.kinds": NAMES,
+    "itnet.exits": WHOLE,
+    "itnet.exit_weights": NUMBERS,
+    "phases.order": NAMES,
+    "phases.*.trainable": NAMES,
+    "phases.*.optim.halve_at": NUMBERS,
+    "mess.stage_2.optim.halve_at": NUMBERS,
+    "integer.layers": NAMES,
+    "eval.window_px": WHOLE,
+    "eval.scales": NUMBERS,
+    "eval.exits.chosen": WHOLE,
+    "eval.exits.pixel": NUMBERS,
+    "eval.exits.image": NUMBERS,
+}
+"""What the items of every setting with several of them are: a config itself knows that it is a tuple, no more."""
+
+
+def check_items(flat: dict[str, Any]) -> None:
+    """The types of items, of those settings that are there."""
+    for key, value in flat.items():
+        kind = next((kind for glob, kind in ITEMS.items() if fnmatchcase(key, glob)), None)
+        # By `type`, since True is an int to isinstance.
+        if kind and not all(type(item) in TYPES[kind] for item in value):
+            raise UserError(key, got=short(value), expected=kind)
+
+
 def check_given(flat: dict[str, Any]) -> None:
-    """Ranges that no type can express, of those settings that are there."""
+    """Ranges that no type can express, of those settings that are there, and the types of items."""
+    check_items(flat)
     whole: Callable[[Any], bool] = lambda x: x >= 1  # noqa: E731
     not_negative: Callable[[Any], bool] = lambda x: x >= 0  # noqa: E731
     side = (lambda x: 32 <= x <= MAX_SIDE_PX, f"32 or more, at most {MAX_SIDE_PX}")
@@ -44,9 +87,6 @@ def check_all(config: ConfigDict) -> None:
     """Ranges that no type can express, before anything is prepared."""
     flat = cli.flat_keys(config)
     check_given(flat)
-    for key in ("data.mean", "data.std", "loss.class_weights"):
-        if not all(isinstance(x, int | float) for x in flat[key]):
-            raise UserError(key, got=flat[key], expected="numbers")
     if len(flat["data.mean"]) != 3 or len(flat["data.std"]) != 3 or min(flat["data.std"]) <= 0:
         raise UserError(
             "data.mean and data.std",

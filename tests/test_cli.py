@@ -2,11 +2,12 @@
 
 import json
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
-from jaxseg import bench, cli, defaults, evaluate, predict, train
+from jaxseg import bench, cli, defaults, evaluate, predict, ranges, train
 from jaxseg.data import __main__ as data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +104,28 @@ MISTAKES = [
     (train, [QUICKSTART, "--workdir=W", "--config.accumulate=3"], "divisor"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=(1,2)"], "one per class"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.class_weights=('a',)"], "expected numbers"),
+    *(
+        (train, [QUICKSTART, "--workdir=W", f"--config.{key}={value}"], f"{key}: got .* expected ")
+        for key, values in {
+            "itnet.exits": ("('a',)", "(1.5,)", "(True,)"),
+            "itnet.exit_weights": ("('a',)",),
+            "mess.blocks": ("(3,)",),
+            "mess.heads.reductions": ("('a',)", "(2.5,)"),
+            "mess.heads.extra_blocks": ("(0.5,)", "('a',)"),
+            "mess.heads.rapid_dilation": ("('x',)", "(1,)"),
+            "mess.heads.kinds": ("(1,)",),
+            "eval.exits.chosen": ("(0.5,)", "('a',)"),
+            "eval.exits.image": ("('a',)",),
+            "eval.exits.pixel": ("('a',)",),
+            "eval.scales": ("('a',)",),
+            "phases.order": ("(1,)",),
+            "phases.main.trainable": ("(1,)",),
+            "phases.main.optim.halve_at": ("('a',)",),
+            "mess.stage_2.optim.halve_at": ("('a',)",),
+            "integer.layers": ("(1,)",),
+        }.items()
+        for value in values
+    ),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.label_smoothing=1.5"], r"\[0, 1\)"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.weights.lovas=1"], "did you mean"),
     (train, [QUICKSTART, "--workdir=W", "--config.loss.weights.dice=-1"], "0 or more"),
@@ -142,6 +165,12 @@ def test_mistakes(command, argv, says, files, tmp_path, capsys, monkeypatch):
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert "Traceback" not in printed.err
     assert re.search(says, printed.err), printed.err
+
+
+def test_the_items_of_every_setting_have_a_type():
+    many = [key for key, x in cli.flat_keys(defaults.get_config()).items() if isinstance(x, tuple)]
+    without = [k for k in many if not any(fnmatchcase(k, glob) for glob in ranges.ITEMS)]
+    assert not without and len(many) == len(ranges.ITEMS)
 
 
 def test_help_is_not_a_mistake(capsys):

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import jaxseg
-from jaxseg import cli, defaults, deploy, evaluate, export
+from benchmarks import mess as benchmark
+from jaxseg import build, cli, defaults, deploy, evaluate, export
 from jaxseg.data import datasets
 from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.inference.exits import Policy
 from jaxseg.inference.predictor import Model
-from jaxseg.inference.ways import InputDependent, Way, parts
+from jaxseg.inference.search import Deployment
+from jaxseg.inference.ways import AnyTime, InputDependent, Way, parts
 from jaxseg.models import mess, zoo
 from jaxseg.models.mess import ExitDesign
 from tests.data import raw
@@ -25,7 +28,7 @@ CLASSES = 3
 def folder(tmp_path_factory):
     """A network with a head behind each of two blocks, random, and a small data set."""
     root = tmp_path_factory.mktemp("deploy")
-    raw.make_folder(root / "raw", splits=(("train", 2), ("val", 3)), classes=CLASSES)
+    raw.make_folder(root / "raw", splits=(("train", 2), ("val", 3), ("test", 2)), classes=CLASSES)
     plain = zoo.named("deeplabv3plus_resnet18", CLASSES, width=0.125)
     arch = mess.with_exits(plain, ("block_03", "block_06"), (ExitDesign(4),))
     config = cli.to_plain(defaults.get_config())
@@ -74,6 +77,60 @@ def test_a_budget_cuts_the_network(folder, tmp_path):
     arch, _, _ = load_model(small)
     assert len(arch.backbone.blocks) < 9 and not arch.exits and arch.numbers.compute == "bfloat16"
     assert json.loads((small / "deploy.json").read_text())["chosen"]["cost"] <= 0.7 * whole
+
+
+def test_any_time_is_chosen_timed_and_answers(folder, tmp_path):
+    """Every answer costs what has run until it is there, the heads before it included."""
+    out = tmp_path / "out"
+    assert run(folder, out, "--setting=anytime") == 0
+    told = json.loads((out / "deploy.json").read_text())
+    assert told["chosen"]["setting"] == "anytime" and told["taken_measured"][-1] == 1.0
+    assert [x["setting"] for x in told["pareto"]] == ["anytime"]
+    assert sum(told["taken_measured"]) == 1 and told["mean_ms"] > 0
+    arch, variables, card = load_model(out)
+    assert len(arch.exits) == 1
+    assert cli.run(evaluate.main, [f"--workdir={out}", "--split=val"]) == 0
+    scores = json.loads((out / "metrics_val.json").read_text())
+    assert scores["way"] == "anytime" and len(scores["exits"]) == 2
+    costs = mess.costs(arch, (24, 32))
+    assert [x["macs"] for x in scores["exits"]] == [costs.anytime((0,)), costs.anytime((0, 1))]
+    assert 0 < scores["exits"][0]["latency_ms"] < scores["exits"][1]["latency_ms"]
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    one = AnyTime.of(Model(arch, variables, card), Way("anytime"))
+    assert len(list(one.answers(image))) == 2
+    assert np.mean(one(image) == jaxseg.load(folder)(image)) > 0.99
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("fcn_resnet18", "--config.mess.num_exits"),
+        ("itnet", "evaluate --mode=budgeted"),
+    ],
+)
+def test_without_exits_there_is_nothing_to_choose(folder, tmp_path, capsys, name, words):
+    options = {"iterations": 2} if name == "itnet" else {}
+    arch = zoo.named(name, CLASSES, width=0.125, **options)
+    save_model(tmp_path / "model", arch, filled(arch), load_model(folder)[2])
+    assert run(tmp_path / "model", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: deploy: got ") and err.count("\n") == 1 and words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_no_image_has_is_said_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deploy.collecting, "collect", lambda *_, **__: pytest.fail("it looked"))
+    assert run(folder, tmp_path / "out", "--width=33") == 2
+    assert "--height, --width: got (24, 33)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_benchmark_scores_what_is_deployed(folder):
+    arch, variables, card = load_model(folder)
+    one = Deployment("input", (0, 1, 2), (0.5, 0.5), (0.3, 0.3), 0.0, 0.0, (0.0, 0.0, 1.0))
+    config = build.evaluation_config(card, ())
+    found = benchmark._executed(arch, variables, one, Policy(), card, config)
+    assert 0 <= found <= 1
 
 
 def exported(folder, file, *flags):

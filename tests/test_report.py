@@ -1,13 +1,18 @@
 """Documents and results/ agree, and a number that was changed by hand is found."""
 
+import json
 import shutil
 
+import jax
 import pytest
 
-from benchmarks import targets
-from benchmarks.report import documents, speed
+from benchmarks import chaos, common, targets
+from benchmarks.report import documents, faults, speed
 from benchmarks.report.__main__ import main
 from benchmarks.report.markdown import ROOT, load
+from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.models import zoo
+from tests.fakes import small_arch
 
 
 @pytest.fixture
@@ -42,11 +47,46 @@ def test_a_number_changed_by_hand_is_found(copy, capsys):
     assert "docs/reliability.md: differs" in capsys.readouterr().out
 
 
+def test_chaos_takes_as_long_as_it_says():
+    rows = json.loads((ROOT / "results" / "chaos.json").read_text())["rows"]
+    assert {row["arm"] for row in rows} == set(chaos.ARMS)
+    tries = {name: getattr(arm, "tries", 1) for name, arm in chaos.ARMS.items()}
+    planned_s = sum(row["wall_s"] / row["tries"] * tries[row["arm"]] for row in rows)
+    assert planned_s < 1200
+    assert f"{planned_s:.0f} s" in (ROOT / "Makefile").read_text()
+
+
+def test_all_that_was_counted_is_told():
+    rows = json.loads((ROOT / "results" / "chaos.json").read_text())["rows"]
+    named = {*faults.COUNTED, "arm", "seed", "commit", "wall_s", "tries", "kills", "seconds_to_end"}
+    # What was always nothing, and what says more than how often.
+    assert not any(row["processes_left"] or row["shared_memory_left"] for row in rows)
+    named |= {"processes_left", "shared_memory_left", "survivor_status"}
+    assert {key for row in rows for key in row} <= named
+
+
 def test_a_record_that_is_missing_is_said_to_be(copy):
     (copy / "results" / "chaos.json").unlink()
     assert main([], copy) == 0
     text = (copy / "docs" / "reliability.md").read_text()
     assert "Not measured yet (`python -m benchmarks.run chaos`)" in text
+
+
+def test_models_of_the_results_load_and_name_no_folder():
+    folders = sorted((ROOT / "results" / "models").iterdir())
+    assert folders
+    for folder in folders:
+        _, _, card = load_model(folder)  # the digest of the weights holds
+        assert card.data["dir"] == ""
+
+
+def test_a_model_is_written_without_the_folder_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arch = small_arch()
+    card = Card(("a", "b", "c"), ((0, 0, 0),) * 3, (0.5,) * 3, (0.25,) * 3, {"dir": "/home/me"}, {})
+    save_model(tmp_path / "run" / "model", arch, zoo.init(arch, jax.random.PRNGKey(0)), card)
+    written = load_model(common.deployed(tmp_path / "run", "one"))[2]
+    assert written.data == {"dir": ""}
 
 
 def test_a_missed_target_is_said():

@@ -24,6 +24,7 @@ COUNTED = {
     "as_documented": "ended as documented",
     "went_on": "went on",
     "found_damaged": "damage found",
+    "one_line_of_it": "told in one line",
     "status_1": "status 1",
     "status_2": "status 2",
     "status_0_or_2": "status 0 or 2",

@@ -67,6 +67,7 @@ def mess(record: Record) -> str:
         if parts:
             ratios = [p["ratio_measured"] for p in parts]
             ratio = f"{np.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            words += f" (of {len(parts)} seeds)" if len(parts) < len(gains) else ""
             rows.append([words, percent([p[key] for p in parts]), ratio])
 
     add("final answer of the network with exits", [
@@ -79,7 +80,8 @@ def mess(record: Record) -> str:
         for key, words in {"random": "random routing", "oracle": "oracle routing"}.items():
             if found:
                 values = [f[f"{key}_test_miou"] for f in found]
-                rows.append([f"-- {words}, same shares", percent(values), "as above"])
+                few = f" (of {len(found)} seeds)" if len(found) < len(gains) else ""
+                rows.append([f"-- {words}, same shares{few}", percent(values), "as above"])
         add("-- best static exit that is as quick", [f["static"] for f in found])
         add(f"quickest static exit, {allowed}", [f["cheapest_static"] for f in found])
     for arm in sorted({k for g in gains for k in g if k.startswith("narrow_")}, reverse=True):

@@ -6,6 +6,7 @@ trained may be asked for; they have the running statistics of the last one.
 
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -212,6 +213,10 @@ def costs(arch: Arch, size_px: tuple[int, int], chosen: Sequence[int]) -> Costs:
 # --- Deadlines ---
 
 
+ROUNDS = 20
+"""In which a pace is measured; twice as many answers correct it."""
+
+
 class Pace(NamedTuple):
     """Milliseconds of one image on this device: of an answer after the first pass, and of each further pass."""
 
@@ -222,6 +227,10 @@ class Pace(NamedTuple):
         """How many passes there is time for: at least 1, since late is better than never, and at most `most`."""
         further = (deadline_ms - self.first_ms) / max(self.pass_ms, 1e-6)
         return 1 + int(np.clip(np.floor(further), 0, most - 1))
+
+    def of(self, passes: int) -> float:
+        """Milliseconds of an answer after so many passes."""
+        return self.first_ms + (passes - 1) * self.pass_ms
 
 
 class Done(NamedTuple):
@@ -239,6 +248,9 @@ class Punctual:
     arch, variables: batch norm folded, on the device.
     deadline_ms: from the uint8 image on the host to its label map on the host.
     done: what became of every image so far.
+    paces: per size, measured at its first image.
+    ratios: per size, how much longer than that the last answers took. The first are those of the measurement itself, so
+        that one answer that was interrupted is no reason for haste.
     """
 
     arch: Arch
@@ -247,6 +259,7 @@ class Punctual:
     deadline_ms: float
     done: list[Done] = field(default_factory=list)
     paces: dict[tuple[int, int], Pace] = field(default_factory=dict)
+    ratios: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model, deadline_ms: float) -> "Punctual":
@@ -271,23 +284,31 @@ class Punctual:
         """See `answer_until`."""
         return answer_until(self.arch, self.card.mean, self.card.std)
 
-    def pace(self, size_px: tuple[int, int], rounds: int = 20) -> Pace:
-        """Measured at the first image of a size: 95th percentiles of `rounds`, one pass and all in turn."""
+    def pace(self, size_px: tuple[int, int], rounds: int = ROUNDS) -> Pace:
+        """What is to be expected now: as measured, times the 95th percentile of the last answers' ratios to that.
+
+        Measured at the first image of a size: 95th percentiles of `rounds`, one pass and all in turn. A device that is
+        busy later slows the pace after two or three answers; nothing makes it quicker than it was measured.
+        """
         if size_px not in self.paces:
             image = np.random.default_rng(0).integers(0, 256, (1, *size_px, 3), np.uint8)
             most = num_iterations(self.arch)
             times = [[self._timed(image, n)[1] for n in (1, most)] for _ in range(rounds + 1)]
             one, all_ = np.percentile(times[1:], 95, axis=0)  # the first compiles
             self.paces[size_px] = Pace(float(one), float(max(all_ - one, 0.0) / max(most - 1, 1)))
-        return self.paces[size_px]
+            self.ratios[size_px] = deque([1.0] * rounds, maxlen=2 * rounds)
+        slower = max(1.0, float(np.percentile(self.ratios[size_px], 95)))
+        return Pace(*(slower * ms for ms in self.paces[size_px]))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Image uint8 [B, H, W, 3] or [H, W, 3] -> label map(s)."""
         image = np.asarray(image)
         if image.ndim == 4:
             return np.stack([self(one) for one in image])
-        n = self.pace(image.shape[:2]).passes(self.deadline_ms, num_iterations(self.arch))
+        size_px = image.shape[:2]
+        n = self.pace(size_px).passes(self.deadline_ms, num_iterations(self.arch))
         labels, ms = self._timed(image[None], n)
+        self.ratios[size_px].append(ms / self.paces[size_px].of(n))
         self.done.append(Done(n, ms, ms > self.deadline_ms))
         return labels[0]
 
@@ -310,7 +331,7 @@ class Punctual:
             "pace": pace._asdict(),
             "exits": [
                 {"name": f"pass_{n}", "macs": account(self.arch, size_px, n).macs,
-                 "latency_ms": pace.first_ms + (n - 1) * pace.pass_ms,
+                 "latency_ms": pace.of(n),
                  "frac_taken": float(np.mean(passes == n))}
                 for n in sorted({int(n) for n in passes})
             ],

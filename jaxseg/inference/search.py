@@ -150,10 +150,9 @@ class Search:
     def pareto(self) -> list[Deployment]:
         """Those that nothing beats in both mIoU and cost, cheapest first."""
         kept: list[tuple[float, float, _Family, int]] = []
-        for family in self._families:
-            # Any-time answers cost all of their heads: a setting of its own, for another question.
-            if family.setting == ANYTIME:
-                continue
+        # Any-time answers cost all of their heads: a setting of its own, for another question.
+        others = [f for f in self._families if f.setting != ANYTIME]
+        for family in others or self._families:
             for i in _front(family.cost, family.miou):
                 kept.append((float(family.cost[i]), float(family.miou[i]), family, int(i)))
         cost, miou = (np.array([x[j] for x in kept]) for j in (0, 1))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxseg.arch import Arch
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.predictor import Model
-from jaxseg.inference.ways import INPUT, InputDependent, Way
+from jaxseg.inference.ways import ANYTIME, INPUT, AnyTime, InputDependent, Way
 
 
 class Timed(NamedTuple):
@@ -23,7 +23,7 @@ class Timed(NamedTuple):
 def side_by_side(
     one: Timed, other: Timed, card: Card, images: Sequence[np.ndarray], *, rounds: int = 5
 ) -> dict[str, Any]:
-    """Batch 1, host uint8 image to host uint8 label map, compilation excluded.
+    """Batch 1, host uint8 image to host uint8 label map (any-time: to the last of all maps), compilation excluded.
 
     Args:
         one, other: what is compared.
@@ -46,7 +46,8 @@ def side_by_side(
                 run(image)
                 times[r, i, which] = 1e3 * (time.perf_counter() - begin_s)
     mine, theirs = np.median(times, axis=0).mean(axis=0)
-    left = np.array(getattr(runs[0], "left", [len(images)]), float)
+    all_stay = [0] * len(one.arch.exits) + [len(images)]
+    left = np.array(getattr(runs[0], "left", all_stay), float)
     return {
         "mean_ms": float(mine),
         "final_only_mean_ms": float(theirs),
@@ -58,4 +59,5 @@ def side_by_side(
 
 def _answers(timed: Timed, card: Card) -> Any:
     model = Model(timed.arch, timed.variables, card)
-    return InputDependent.of(model, timed.way) if timed.way.name == INPUT else model
+    kinds = {INPUT: InputDependent, ANYTIME: AnyTime}
+    return kinds[timed.way.name].of(model, timed.way) if timed.way.name in kinds else model

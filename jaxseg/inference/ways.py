@@ -5,7 +5,7 @@ stand for exits.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxseg.arch import Arch
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.errors import UserError, short, unknown_name
 from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
@@ -81,17 +81,18 @@ class Way:
         policy = {k: section[k] for k in ("confidence", "measure", "smooth") if k in section}
         lists = {k: section[k] for k in ("chosen", "pixel", "image") if k in section}
         for key, values in lists.items():
-            if not isinstance(values, list | tuple) or not all(
-                isinstance(x, int | float) for x in values
-            ):
-                raise UserError(f"eval.exits.{key}", got=repr(values), expected="numbers")
+            whole = key == "chosen"
+            types = (int,) if whole else (int, float)
+            if not isinstance(values, list | tuple) or any(type(x) not in types for x in values):
+                expected = "whole numbers" if whole else "numbers"
+                raise UserError(f"eval.exits.{key}", got=short(values), expected=expected)
         values = {k: tuple(v) for k, v in lists.items()}
         if "deadline_ms" in section:
             values["deadline_ms"] = float(section["deadline_ms"])
         return cls(str(section.get("mode", FINAL)), policy=Policy(**policy), **values)
 
     def exits(self, arch: Arch) -> tuple[int, ...]:
-        """The chosen early exits of `arch`; UserError if there are none, or several behind one block.
+        """The chosen early exits of `arch`; UserError if there are none, several behind one block, or out of order.
 
         Of a loop the chosen passes; its last one is no early exit, but may end a budget.
         """
@@ -106,9 +107,17 @@ class Way:
             raise UserError(
                 f"mode {self.name}", got="a model without early exits", expected="mode final"
             )
-        chosen = self.chosen or tuple(range(len(arch.exits)))
-        places = [mess.exit_block(arch, i) for i in chosen if 0 <= i < len(arch.exits)]
-        if not self.chosen and len(set(places)) < len(places):
+        chosen, count = self.chosen or tuple(range(len(arch.exits))), len(arch.exits)
+        if not all(0 <= i < count for i in chosen):
+            raise UserError("eval.exits.chosen", got=chosen, expected=f"indices, 0 to {count - 1}")
+        places = [mess.exit_block(arch, i) for i in chosen]
+        if self.chosen and places != sorted(set(places)):
+            raise UserError(
+                "eval.exits.chosen",
+                got=chosen,
+                expected="at most one behind each block, in the order of the backbone",
+            )
+        if len(set(places)) < len(places):
             first = [places.index(place) for place in sorted(set(places))]
             raise UserError(
                 f"mode {self.name}",
@@ -133,6 +142,8 @@ class Way:
 
     def network(self, arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         """The part of a network that this way needs."""
+        if self.chosen and answers_early(arch):
+            self.exits(arch)  # a mistake is one in every mode
         if not arch.exits and self.name == FINAL:
             return arch, variables
         if self.name == FINAL:
@@ -241,6 +252,62 @@ class InputDependent:
             "mean_macs": sum(c * s for c, s in zip(paths, share, strict=True)),
             "final_only_macs": costs.final_only(),
         }
+
+
+@dataclass(frozen=True)
+class AnyTime:
+    """A network that gives all of its answers in turn; called like a `Model`, it gives the last one.
+
+    arch, variables: with exits, as `Way.network` gives them.
+    """
+
+    arch: Arch
+    variables: dict[str, Any]
+    card: Card
+
+    @classmethod
+    def of(cls, model: Model, way: Way) -> "AnyTime":
+        """From a model with exits.
+
+        Raises:
+            UserError: no exits, or a model that answers from windows, mirror image or scales.
+        """
+        way.exits(model.arch)
+        if model.mode != PLAIN:
+            raise UserError(
+                "mode anytime", got=model.mode, expected="whole images, without flip and scales"
+            )
+        arch, variables = fold(*way.network(model.arch, model.variables))
+        return cls(arch, jax.device_put(variables), model.card)
+
+    @cached_property
+    def compiled(self) -> Callable:
+        """See `multi_exit.any_time`."""
+        return multi_exit.any_time(multi_exit.cut(self.arch, self.card.mean, self.card.std))
+
+    def answers(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """Image uint8 [B, H, W, 3] or [H, W, 3] -> its label map(s) on the host, one per exit, the final one last."""
+        image = np.asarray(image)
+        for labels in self.compiled(self.variables, image if image.ndim == 4 else image[None]):
+            yield np.asarray(labels) if image.ndim == 4 else np.asarray(labels)[0]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The last of `answers`, all others made before it."""
+        *_, last = self.answers(image)
+        return last
+
+    def times_ms(self, size_px: tuple[int, int], rounds: int = 20) -> list[float]:
+        """Median milliseconds from one uint8 image of size_px = (H, W) to each of its label maps."""
+        image = np.random.default_rng(0).integers(0, 256, (*size_px, 3), np.uint8)
+        times = []
+        for _ in range(rounds + 1):
+            begin_s = time.perf_counter()
+            times.append([1e3 * (time.perf_counter() - begin_s) for _ in self.answers(image)])
+        return np.median(times[1:], axis=0).tolist()  # the first compiles
+
+    def macs(self, size_px: tuple[int, int]) -> tuple[float, ...]:
+        """Spent on one image of size_px = (H, W) when each answer is there, those before it included."""
+        return mess.costs(self.arch, size_px).paths(range(len(self.arch.exits) + 1))
 
 
 def routed(model: Model, way: Way) -> InputDependent | itnet.Punctual | None:

@@ -121,6 +121,7 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
             ),
             on_enter=_then(last.on_enter, _entering(settings, last.plan, (ExitDesign(),))),
             trainable=last.trainable if everything else (*last.trainable, "exit_*"),
+            begins=("exit_*",),
         )
     stage_2 = []
     for point in range(settings.num_exits - 1):
@@ -138,6 +139,7 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
                 plan=replace(last.plan, seed=last.plan.seed + STAGE_2_SEED),
                 optim=settings.optim,
                 trainable=names,
+                begins=names,
                 on_enter=attach if point == 0 else None,
             )
         )

@@ -261,24 +261,31 @@ def _mute() -> None:
     """What goes wrong is raised to us, and told in one line; not also by whoever saw it first.
 
     orbax logs each error with its traceback; and where one read has failed, those that go on in threads print one
-    each, hundreds for a missing file.
+    each, hundreds for a missing file: as coroutines that nobody waits for, or through asyncio.
     """
-    logger = logging.getLogger("absl")
-    if _not_of_orbax not in logger.filters:
-        logger.addFilter(_not_of_orbax)
+    for name in ("absl", "asyncio"):
+        logger = logging.getLogger(name)
+        if _not_of_orbax not in logger.filters:
+            logger.addFilter(_not_of_orbax)
     before = sys.unraisablehook
     if getattr(before, "__wrapped__", None) is _mute:
         return
 
     @functools.wraps(_mute)
     def hook(what: Any) -> None:
-        if str(what.exc_value) != "Event loop is closed":
+        code = getattr(
+            what.object, "cr_code", None
+        )  # of a coroutine that nobody waits for any more
+        ours = code is None or "orbax" not in code.co_filename
+        if ours and str(what.exc_value) != "Event loop is closed":
             before(what)
 
     sys.unraisablehook = hook
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
+    if record.name == "asyncio":  # nothing else here uses it
+        return "exception was never retrieved" not in record.getMessage()
     return "orbax" not in record.pathname
 
 

@@ -30,6 +30,7 @@ class Phase:
     plan:        which examples at which size make up batch t, t counted from the start of the phase.
     optim:       the optimiser.
     trainable:   globs over top-level names; all else is frozen (no gradient, decay, EMA; eval-mode norm).
+    begins:      globs over top-level names that learn for the first time here: their EMA is as young as the phase.
     on_enter:    pure (arch, state) -> (arch, state); may change the shapes of everything.
     until:       pure state -> bool, asked every `until_every` steps; True ends the phase early.
     fresh_optimiser: start with a new optimiser state. False keeps what `on_enter` returned.
@@ -41,6 +42,7 @@ class Phase:
     plan: TrainPlan
     optim: Optim
     trainable: tuple[str, ...] = ("*",)
+    begins: tuple[str, ...] = ()
     on_enter: Callable[[Arch, Any], tuple[Arch, Any]] | None = None
     until: Callable[[Any], bool] | None = None
     until_every: int = 1

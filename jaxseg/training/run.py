@@ -109,9 +109,11 @@ def _train(
         )
 
     try:
-        if is_finished(plan.phases, journal, state) and scored:
+        cut = 0 < plan.max_steps <= journal.step
+        if scored and (cut or is_finished(plan.phases, journal, state)):
             terminal.say(f"already finished at step {journal.step}; nothing to do")
-            if told := on_first(lambda: workdir.read(RECORD)):
+            told = on_first(lambda: workdir.read(RECORD))
+            if told.get("step") == journal.step:  # else it is of an earlier, shorter run
                 return told
         else:
             state, journal = fit(

@@ -155,7 +155,7 @@ def supervised(
             opt_state=opt_state,
         )
         if state.ema is not None:
-            new = new.replace(ema=_average(state.ema, new, phase.trainable, ema_decay))
+            new = new.replace(ema=_average(state.ema, new, phase, ema_decay))
         told = {
             **loss.logged(totals, counts),
             "grad_norm_sum": norm,
@@ -186,16 +186,20 @@ def _micro_batches(batch: Batch, parts: int) -> list[Batch]:
     return [{k: cut(v, i) for k, v in batch.items()} for i in range(parts)]
 
 
-def _average(ema: dict, state: TrainState, patterns: Sequence[str], decay: float) -> dict:
-    """Exponential average of trained parts; young averages forget their random start faster."""
-    t = state.step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+def _average(ema: dict, state: TrainState, phase: Phase, decay: float) -> dict:
+    """Exponential average of trained parts; young averages forget their random start faster.
+
+    A part that learnt before goes on with the average it has, whatever phase it is in.
+    """
     new = {"params": state.params, "batch_stats": state.batch_stats}
 
     def part(kind: str, name: str) -> Any:
-        if not partition.is_trainable(name, patterns):
+        if not partition.is_trainable(name, phase.trainable):
             return ema[kind][name]
-        mix = lambda a, b: decay * a + (1.0 - decay) * b  # noqa: E731
+        begins = partition.is_trainable(name, phase.begins)
+        t = (state.phase_step if begins else state.step).astype(jnp.float32)
+        own = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+        mix = lambda a, b: own * a + (1.0 - own) * b  # noqa: E731
         return jax.tree.map(mix, ema[kind][name], new[kind][name])
 
     return {kind: {name: part(kind, name) for name in ema[kind]} for kind in ema}

@@ -1,6 +1,7 @@
 """A loop that stops: where it is sure, after a number of passes, at a deadline; the same answers as one whole run."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -283,6 +284,37 @@ def test_a_generous_deadline_gets_all_passes_and_keeps_it():
     assert ample.done[0].passes == N and not ample.done[0].late
     pace = ample.paces[SIZE]
     assert pace.first_ms > 0 and pace.pass_ms >= 0
+
+
+def test_a_device_that_slows_down_is_noticed_and_one_interruption_is_not(monkeypatch):
+    clock, slow = {"s": 0.0}, [1.0]
+
+    def program(variables, image, limits, last):
+        clock["s"] += slow[0] * (10 + 2 * (int(last) - 1)) / 1e3
+        return SimpleNamespace(labels=np.zeros((1, *SIZE), np.uint8))
+
+    monkeypatch.setattr(itnet.time, "perf_counter", lambda: clock["s"])
+    one = Punctual.of(model(), 10 + 2 * (N - 1) + 1e-6)
+    one.compiled = program
+    image = np.zeros((*SIZE, 3), np.uint8)
+
+    def passes(times):
+        for _ in range(times):
+            one(image)
+        return [(x.passes, x.late) for x in one.done[-times:]]
+
+    assert passes(5) == [(N, False)] * 5
+    slow[0] = 3.0
+    assert passes(1) == [(N, True)]
+    slow[0] = 1.0
+    assert passes(1) == [(N, False)]
+    slow[0] = 1.3
+    assert passes(1) == [(N, True)]
+    passes(2)
+    assert passes(50) == [(2, False)] * 50  # 1.3 * 12 ms
+    slow[0] = 0.5  # never more haste than was measured
+    assert passes(60)[-1] == (N, False)
+    assert one.pace(SIZE) == pytest.approx(Pace(10.0, 2.0))
 
 
 # --- The folder, and mistakes ---

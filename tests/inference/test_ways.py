@@ -74,8 +74,18 @@ def test_padding_of_a_batch_is_not_run():
     "act, words",
     [
         (lambda m: Way("inputs"), "did you mean 'input'"),
+        (lambda m: Way.from_dict({"chosen": [0.5]}), "eval.exits.chosen: got .*whole numbers"),
+        (lambda m: Way.from_dict({"chosen": [True]}), "eval.exits.chosen: got .*whole numbers"),
+        (lambda m: Way.from_dict({"pixel": ["a"]}), "eval.exits.pixel: got .* expected numbers"),
         (lambda m: Way("input").limits(m.arch), "eval.exits.image: got 0 thresholds; expected 2"),
-        (lambda m: Way("budgeted", (2,)).network(m.arch, m.variables), "exit: got 2"),
+        *(
+            (
+                lambda m, mode=mode, chosen=chosen: parts(m, Way(mode, chosen, image=(0.5,))),
+                "eval.exits.chosen: got ",
+            )
+            for mode in ("final", "budgeted", "anytime", "input")
+            for chosen in ((2,), (7, 0), (1, 0), (-1,), (0, 0))
+        ),
         (
             lambda m: Way("budgeted").exits(dataclasses.replace(m.arch, exits=())),
             "a model without early exits",

@@ -189,6 +189,27 @@ def test_mistakes_are_one_line(monkeypatch, override, words):
 # --- I7, and I10 of a trained network ---
 
 
+@pytest.mark.parametrize("every, most", [(False, 1.1), (True, 6.5)])
+def test_memory_of_training_grows_by_so_many_maps_per_pass(every, most):
+    """As the documents say: one where only the last pass answers, about six where every pass does."""
+    size = 2, 128, 192
+    one_map = 4 * size[0] * (size[1] // 8) * (size[2] // 8) * 64
+
+    def temporary_bytes(passes):
+        arch = zoo.named("itnet", NUM_CLASSES, iterations=passes, scales=1)
+        phase = phase_of(arch, Settings(() if every else (passes,)))
+        state = jax.eval_shape(lambda: states.create(arch, phase, 0, ema=False))
+        shape = lambda kind, *s: jax.ShapeDtypeStruct(s, kind)  # noqa: E731
+        data = {"image": shape(jnp.uint8, *size, 3), "label": shape(jnp.uint8, *size)}
+        data["weight"] = shape(jnp.float32, size[0])
+        step = jax.jit(phase.make_step(arch, phase), donate_argnums=0)
+        return step.lower(state, data).compile(CHEAP).memory_analysis().temp_size_in_bytes
+
+    few, many = map(temporary_bytes, (4, 12))
+    per_pass = (many - few) / 8 / one_map
+    assert 0.9 <= per_pass <= most, per_pass
+
+
 @pytest.mark.slow
 def test_more_passes_fit_better_and_stay_bounded_when_trained():
     """Four images, grey but for a coloured end that tells the class of all pixels: one pass does not see so far."""

@@ -36,9 +36,11 @@ def settings(**changes):
     return Settings(**(options | {"width": 1 / 32} | changes))
 
 
-def run_of(**changes):
+def run_of(ema_decay=0.0, **changes):
     """The phases of a small run with MESS: stage 1, then one phase per exit point."""
-    make = functools.partial(steps.supervised, loss=BASE, mean=(0.5,) * 3, std=(0.25,) * 3)
+    make = functools.partial(
+        steps.supervised, loss=BASE, mean=(0.5,) * 3, std=(0.25,) * 3, ema_decay=ema_decay
+    )
     main = Phase("main", 4, make, TrainPlan(4, 4, seed=0, size_px=(32, 32)), OPTIM)
     return method.multi_exit((main,), settings(**changes), BASE)
 
@@ -140,6 +142,33 @@ def test_the_average_is_what_is_frozen():
         chex.assert_trees_all_equal(entered.params[name], state.ema["params"][name])
         chex.assert_trees_all_equal(entered.batch_stats[name], state.ema["batch_stats"][name])
     assert set(entered.ema["params"]) == set(entered.params)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_the_average_of_a_head_is_as_young_as_the_head(phase):
+    """Entered late in a run, it forgets its random start as fast as in a run that begins with it."""
+    one = run_of(stage_1="skip", ema_decay=0.999)[phase]
+    attach = run_of(stage_1="skip")[0].on_enter
+    arch, state = states.enter(replace(one, on_enter=attach), *enter(one, small_arch(), ema=True))
+    found = []
+    for step in (0, 12_000):
+        late = jax.tree.map(jnp.copy, state).replace(step=jnp.int32(step))
+        found.append(take(one, arch, late, 3)[0][-1])
+    name = one.trainable[0]
+    start = np.asarray(state.ema["params"][name]["conv"]["kernel"])
+    moved = [np.linalg.norm(x.ema["params"][name]["conv"]["kernel"] - start) for x in found]
+    learnt = [np.linalg.norm(x.params[name]["conv"]["kernel"] - start) for x in found]
+    assert min(np.divide(moved, learnt)) > 0.5
+
+
+def test_a_second_phase_goes_on_with_the_average_of_the_first():
+    main = run_of(stage_1="none", ema_decay=0.999)[0]
+    arch, state = enter(main, small_arch(), ema=True)
+    state = state.replace(step=jnp.int32(12_000), ema=jax.tree.map(lambda x: x + 1, state.ema))
+    before = np.array(state.ema["params"]["head"]["conv"]["kernel"])
+    (after,), _ = take(main, arch, state, 1)
+    kernel, mean = (tree["head"]["conv"]["kernel"] for tree in (after.params, after.ema["params"]))
+    np.testing.assert_allclose(mean, 0.999 * before + 0.001 * kernel, rtol=1e-5)
 
 
 # --- M3: stage 1 ---

@@ -1,8 +1,11 @@
 """Checkpoints: last N and best are kept, bits survive, and what does not fit is refused in one line."""
 
 import contextlib
+import logging
 import shutil
 import subprocess
+import sys
+from types import FunctionType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +135,28 @@ def test_damage_to_any_file_falls_back_or_changes_nothing(tmp_path, damage):
             saved_steps(folder / "checkpoints", 4)
             assert newest(folder / "checkpoints")[1].step == 4
     assert fell_back >= 3  # arrays, journal, seal
+
+
+@pytest.mark.parametrize("where, told", [("site-packages/orbax/x.py", False), ("ours.py", True)])
+def test_reads_that_nobody_waits_for_say_nothing(tmp_path, monkeypatch, caplog, where, told):
+    """Both ways in which asyncio tells of them: as it lets go of a coroutine, and of a future."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: heard.append(what.object))
+    Checkpoints(tmp_path).close()
+
+    async def read():
+        raise ValueError("gone")
+
+    one = FunctionType(read.__code__.replace(co_filename=where), {"ValueError": ValueError})()
+    what = SimpleNamespace(exc_value=ValueError("gone"), object=one)
+    with pytest.raises(ValueError, match="gone") as error:
+        one.send(None)
+    sys.unraisablehook(what)
+    log = logging.getLogger("asyncio")
+    with caplog.at_level(logging.ERROR):
+        log.error("Future exception was never retrieved", exc_info=error.value)
+        log.error("anything else")
+    assert (heard == [one], len(caplog.records)) == (told, 1)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -115,6 +115,19 @@ def test_resuming_is_exact_at_any_step(straight, tmp_path, stops):
     assert steps_told == sorted(set(steps_told))
 
 
+def test_a_run_that_was_cut_is_not_scored_again(tmp_path, capsys):
+    make = lambda: replace(two_phases(), max_steps=2)  # noqa: E731
+    record = run.train(tmp_path, make())
+    scores = lambda: (tmp_path / "log.jsonl").read_text().count('"kind": "eval"')  # noqa: E731
+    assert scores() == 1
+    assert run.train(tmp_path, make()) == record and scores() == 1
+    assert "already finished at step 2" in capsys.readouterr().out
+    # A record that is missing, or of an earlier end, is written again.
+    (tmp_path / "run.json").write_text(json.dumps({**record, "step": 1}))
+    again = run.train(tmp_path, make())
+    assert (again["step"], again["state_digest"], scores()) == (2, record["state_digest"], 1)
+
+
 def test_worker_processes_change_nothing(straight, tmp_path):
     record = run_in_pieces(tmp_path, lambda: replace(two_phases(), num_workers=2), (4,))
     assert record["state_digest"] == straight[1]["state_digest"]

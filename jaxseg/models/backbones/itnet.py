@@ -116,7 +116,7 @@ class Loop(SpecModule):
     Variables that passes do not share have a first axis of passes.
 
     rematerialise: whether training works a pass out again on the way back instead of keeping its maps. Then memory
-                   grows with the number of passes by one map each.
+                   grows by one map per pass where only the last one answers, by about six where all do.
     """
 
     rematerialise: bool = True
