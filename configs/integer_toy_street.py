@@ -15,6 +15,11 @@ def get_config():
     config.loss.class_weights = (0.55, 0.55, 1.0, 0.45, 0.8, 0.65, 1.3, 1.2, 0.7, 1.7, 1.7)
     config.integer.preset = "integer_only"
     config.phases.main = defaults.phase(
-        400, learning_rate=2.0**-4, momentum=0.875, weight_decay=0.0, schedule="halving", halve_at=(0.5, 0.7, 0.85, 0.95),
+        400,
+        learning_rate=2.0**-4,
+        momentum=0.875,
+        weight_decay=0.0,
+        schedule="halving",
+        halve_at=(0.5, 0.7, 0.85, 0.95),
     )
     return config
