@@ -26,6 +26,8 @@ EXPERIMENTS = (
     "torch_twin",
     "torch_peer",
     "conv_gradient",
+    "integer",
+    "integer_step",
     "itnet",
     "itnet_camvid",
     "itnet_scan",

@@ -45,6 +45,16 @@ def clipped(x: Array, bits: int) -> Array:
     return jnp.clip(x, -most, most)
 
 
+def kept(x: Array) -> Array:
+    """Codes as int8, in memory.
+
+    Behind a condition, which is always true: else XLA on CPU keeps the 32 bits that they come from and rounds again
+    wherever codes are read, and barriers do not keep it from that.
+    """
+    always = x[(0,) * x.ndim] < 2**30
+    return lax.cond(always, lambda x: x.astype(jnp.int8), lambda x: jnp.zeros(x.shape, jnp.int8), x)
+
+
 def log2_nearest(x: Array) -> Array:
     """round(log2 x) of whole numbers x > 0, int32; 0 for 0."""
     x = x.astype(I32)
@@ -93,8 +103,8 @@ def flag(x: Fixed) -> Flagged:
     return Flagged(coarse.astype(jnp.int8), fine.astype(jnp.int8), step - 7)
 
 
-def stochastic(x: Fixed, noise: Array) -> Fixed:
-    """`rounding.stochastic` with 8 bits and the scale of `largest`; noise: uint16, in units of 2^-16."""
+def constant(x: Fixed, noise: Array) -> Array:
+    """`rounding.constant` with 8 bits: int32 multiples of 2^-14, below 2^7; noise: uint16, in units of 2^-16."""
     top = largest(x)
     down = top - 7 - x.exponent
     size, right = jnp.abs(x.codes), jnp.clip(down, 0, 30)
@@ -104,7 +114,7 @@ def stochastic(x: Fixed, noise: Array) -> Fixed:
     # rest / 2^right > u / 2^16, without losing a digit of either.
     few = (rest << jnp.clip(16 - right, 0, 16)) > (u << jnp.clip(right - 16, 0, 14))
     n = jnp.where(down > 0, whole + few.astype(I32), size << jnp.clip(-down, 0, 30))
-    return Fixed(jnp.sign(x.codes) * jnp.minimum(n, 127), top - 7)
+    return jnp.sign(x.codes) * jnp.minimum(n, 127)
 
 
 # --- Convolution, stride 1, symmetric padding ---
@@ -129,17 +139,28 @@ def input_gradient(kernel: Array, error: Array) -> Array:
 
 
 def kernel_gradient(x: Array, error: Array, size: int) -> Array:
-    """int8 [B, H, W, C] and int8 [B, H, W, D] to int32 [size, size, C, D]: one product for each cell of the kernel."""
-    _, height, width, channels = x.shape
+    """int8 [B, H, W, C] and int8 [B, H, W, D] to int32 [size, size, C, D]: one product for each cell of the kernel.
+
+    One after the other: XLA on CPU widens what it multiplies, and would keep all of them.
+    """
+    batch, height, width, channels = x.shape
     pad = size // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     error = error.reshape(-1, error.shape[-1])
 
-    def product(i: int, j: int) -> Array:
-        seen = x[:, i : i + height, j : j + width].reshape(-1, channels)
-        return lax.dot_general(seen, error, (((0,), (0,)), ((), ())), preferred_element_type=I32)
+    def product(cell: Array) -> Array:
+        none = jnp.zeros((), I32)
+        start = (none, cell // size, cell % size, none)
+        seen = lax.dynamic_slice(x, start, (batch, height, width, channels))
+        return lax.dot_general(
+            seen.reshape(-1, channels),
+            error,
+            (((0,), (0,)), ((), ())),
+            preferred_element_type=I32,
+        )
 
-    return jnp.stack([jnp.stack([product(i, j) for j in range(size)]) for i in range(size)])
+    cells = lax.map(product, jnp.arange(size * size, dtype=I32))
+    return cells.reshape(size, size, channels, -1)
 
 
 # --- Norm by mean absolute deviation: grids of `integer_only` ---
@@ -196,7 +217,7 @@ def normalised(x: Fixed, log2_cells: int, log2_eps: int) -> Normal:
     product = Fixed(centred * row(over.codes), fine + over.exponent)
     normal = scaled(product.codes, product.down_to(-5))
     deviation = Fixed(total, fine - log2_cells)
-    return Normal(clipped(normal, 8).astype(jnp.int8), over, mean, deviation)
+    return Normal(kept(clipped(normal, 8)), over, mean, deviation)
 
 
 def norm_gradient(saved: Normal, gain: Array, dy: Fixed, log2_cells: int) -> Fixed:

@@ -25,7 +25,7 @@ from jaxseg.objectives import losses
 from jaxseg.quant import integers as q
 from jaxseg.quant.integers import Fixed
 from jaxseg.quant.rounding import largest, onto, power_of_two, shift
-from jaxseg.training.fixed_point import Updates, noise_bits, path_name, stored_grids
+from jaxseg.training.fixed_point import CONSTANT, Updates, noise_bits, path_name, stored_grids
 from jaxseg.training.loss import Objective
 from jaxseg.training.optim import Optim
 from jaxseg.training.state import TrainState
@@ -33,7 +33,7 @@ from jaxseg.training.steps import UPDATE
 from jaxseg.types import Array, Batch, Outputs
 
 I32 = jnp.int32
-ACTIVATION_STEP, LOGIT_STEP, NORM_STEP, BIAS_STEP = -5, -4, -6, -12
+ACTIVATION_STEP, LOGIT_STEP, NORM_STEP, BIAS_STEP, GRADIENT_STEP = -5, -4, -6, -12, -14
 """log2 of the steps of these grids."""
 
 MOMENTUM_BITS, STORED_BITS = 24, 24
@@ -97,7 +97,7 @@ def check(arch: Arch, optim: Optim, cells: int) -> list[tuple[str, LayerSpec]]:
             "numbers of an integer step", got=strange or "others", expected="preset integer_only"
         )
     momentum = Grid(MOMENTUM_BITS, FIXED, 1.0)
-    if optim.updates != Updates(8, SHIFT, momentum=momentum, stored_bits=STORED_BITS):
+    if optim.updates != Updates(8, CONSTANT, momentum=momentum, stored_bits=STORED_BITS):
         raise UserError("updates of an integer step", got=optim.updates, expected="of integer_only")
     if optim.weight_decay or optim.momentum * 8 % 1:
         raise UserError(
@@ -130,10 +130,11 @@ def make_step(
         table: int8 [256, 3], the code of every pixel value, see `pixel_codes`.
         cells: B H W of a batch.
     """
-    return _make_step(check(arch, optim, cells), arch, optim, steps, loss, table, cells)
+    return unchecked(check(arch, optim, cells), arch, optim, steps, loss, table, cells)
 
 
-def _make_step(layers, arch, optim, steps, loss, table, cells):
+def unchecked(layers, arch, optim, steps, loss, table, cells):
+    """`make_step` without its checks: sums may exceed 32 bits, as in measurements of time and memory."""
     log2_cells = int(math.log2(cells))
     log2_eps = int(math.log2(arch.numbers.norm_eps))
     log2_rate = int(math.log2(optim.learning_rate))
@@ -187,13 +188,16 @@ def _make_step(layers, arch, optim, steps, loss, table, cells):
             grads[f"{name}/kernel"] = _kernel_gradient(x, flagged, spec.kernel[0])
             if spec.in_channels != 3:
                 back = _input_gradient(kernels[name], reach[name] - 7, flagged)
+                # The gradients of one layer before those of the next, or the errors of all would be kept.
+                back, grads = jax.lax.optimization_barrier((back, grads))
 
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), UPDATE)
         rate = log2_rate - jnp.sum(state.step >= marks, dtype=I32)
         params, momentum = {}, {}
         for path, value in p.items():
-            g = q.stochastic(grads[path], noise_bits(key, path, value.shape))
-            momentum[path] = v = _with_momentum(state.momentum[path], g, int(8 * optim.momentum))
+            g = q.constant(grads[path], noise_bits(key, path, value.shape))
+            v = _with_momentum(state.momentum[path], g, int(8 * optim.momentum))
+            momentum[path] = v
             # v is in steps of 2^-23.
             change = q.clipped(q.scaled(v, stored[path] - rate + MOMENTUM_BITS - 1), STORED_BITS)
             params[path] = q.clipped(value - change, STORED_BITS)
@@ -240,7 +244,7 @@ def _activated(normal: Array, gain: Array, shift: Array) -> Fixed:
     """ReLU6 of it, on the grid of activations (which ends before 6)."""
     y = jnp.maximum(_affine(normal, gain, shift), 0)
     codes = q.clipped(q.scaled(y, ACTIVATION_STEP - NORM_STEP - ACTIVATION_STEP), 8)
-    return Fixed(codes.astype(jnp.int8), ACTIVATION_STEP)
+    return Fixed(q.kept(codes), ACTIVATION_STEP)
 
 
 def _moved_on(running: Array, now: Fixed, share: int) -> Array:
@@ -261,25 +265,10 @@ def _input_gradient(kernel: Array, exponent: int, error: q.Flagged) -> Fixed:
     return Fixed(coarse * 128 + fine, exponent + error.exponent)
 
 
-def _with_momentum(v: Array, g: Fixed, eighths: int) -> Array:
-    """Q(momentum v + g) in steps of 2^-23, clipped below 1; g has codes below 2^7.
-
-    Sums are in steps of 2^-28, two digits finer than eighths of v. What of g lies below is kept as whether there is
-    any, which decides halves.
-    """
-    up = g.exponent + 28
-    most = 1 << 29  # 2 in these steps: clipped anyway
-    lifted = jnp.where(
-        jnp.abs(g.codes) > (most >> jnp.clip(up, 0, 29)), jnp.sign(g.codes) * most,
-        g.codes << jnp.clip(up, 0, 29),
-    )  # fmt: skip
-    down = jnp.clip(-up, 0, 31)
-    whole = g.codes >> down
-    sticky = (g.codes - (whole << down) != 0).astype(I32)
-    lowered = whole | sticky
-    # v is at most 2^23 - 1, so eighths * v * 4 is below 2^28.
-    total = v * eighths * 4 + jnp.where(up >= 0, lifted, lowered)
-    return q.clipped(q.scaled(total, 5), MOMENTUM_BITS)
+def _with_momentum(v: Array, g: Array, eighths: int) -> Array:
+    """Q(momentum v + g) in steps of 2^-23, clipped below 1; g: whole multiples of 2^GRADIENT_STEP below 2^7."""
+    total = v * eighths + (g << (GRADIENT_STEP + MOMENTUM_BITS + 2))  # in eighths of a step
+    return q.clipped(q.scaled(total, 3), MOMENTUM_BITS)
 
 
 # --- Between this state and that of the simulation ---

@@ -10,6 +10,7 @@ random, and the report says what was used and what was not.
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import VARIABLES, flatten, load_model, unflatten
 from jaxseg.inference.predictor import model_folder
 from jaxseg.models import zoo
+from jaxseg.numbers import BATCH, DEVIATION
 from jaxseg.weights import files
 from jaxseg.weights.torch_names import layout_of, to_ours, torch_keys
 
@@ -172,6 +174,8 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
     shapes = _shapes(arch, [spec.name for spec in specs])
     ours = source.path.suffix not in files.SUFFIXES
     given = _read_ours(arch, shapes, source) if ours else _read(arch, source)
+    if arch.numbers.norm == DEVIATION != given.norm:
+        given = _by_deviation(given, shapes)
     wanted = [given.keys[p] for p in shapes if _part(p) in backbone and p in given.keys]
     if given.arrays.keys().isdisjoint(wanted):
         strange = sorted(given.arrays.keys() - given.keys.values())
@@ -240,6 +244,33 @@ class _Given(NamedTuple):
     sha256: str
     layout: str
     notes: tuple[str, ...] = ()
+    norm: str = BATCH
+
+
+SPREAD = math.sqrt(2 / math.pi)
+"""Mean absolute deviation of normal values, in standard deviations."""
+
+
+def _by_deviation(given: _Given, shapes: dict[str, tuple[int, ...]]) -> _Given:
+    """The same for norms by mean absolute deviation, as if what they normalise were normal (L1BN, 1802.09769)."""
+
+    def of_variance(path: str) -> str:
+        return path.replace("/norm/deviation", "/norm/var")
+
+    def convert(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        value = given.convert(of_variance(path), array, shape)
+        if path.endswith("/norm/deviation"):
+            return SPREAD * np.sqrt(np.maximum(value, 0))
+        # Normalised by the smaller number, values are larger.
+        return SPREAD * value if path.endswith("/norm/scale") else value
+
+    keys = {}
+    for path in shapes:
+        theirs = of_variance(path)
+        if path in given.keys or theirs in given.keys:
+            keys[path] = given.keys.get(theirs, theirs)
+    note = "scales and deviations follow from variances, as if values were normal"
+    return given._replace(keys=keys, convert=convert, notes=(*given.notes, note))
 
 
 def _read(arch: Arch, source: Source) -> _Given:
@@ -269,6 +300,7 @@ def _read_ours(arch: Arch, shapes: dict[str, tuple[int, ...]], source: Source) -
         classes=lambda array: array.shape[-1:],
         sha256=hashlib.sha256((source.path / VARIABLES).read_bytes()).hexdigest(),
         layout=OURS,
+        norm=theirs.numbers.norm,
     )
 
 

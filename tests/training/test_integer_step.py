@@ -10,7 +10,9 @@ import pytest
 from benchmarks import float64
 from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch
 from jaxseg.data.plan import TrainPlan
+from jaxseg.errors import UserError
 from jaxseg.methods import integer
+from jaxseg.models import zoo
 from jaxseg.training import integer_step, steps
 from jaxseg.training import state as states
 from jaxseg.training.loss import Loss
@@ -31,7 +33,7 @@ def chain(blocks=2, width=8) -> Arch:
 
 
 def phase(arch, **optim) -> Phase:
-    optim = {"learning_rate": 2.0**-3, "momentum": 0.875, "weight_decay": 0.0} | optim
+    optim = {"learning_rate": 0.5, "momentum": 0.875, "weight_decay": 0.0} | optim
     settings = Optim(schedule="halving", halve_at=(0.5,), **optim)
     make = functools.partial(steps.supervised, loss=Loss(), mean=MEAN, std=STD)
     plain = Phase("p", STEPS, make, TrainPlan(4, 4, seed=0, size_px=(8, 8)), settings)
@@ -64,3 +66,96 @@ def test_twenty_steps_are_those_of_the_simulation_to_the_bit():
             assert float(told["loss_sum"]) == pytest.approx(float(sums["loss_sum"]), rel=1e-12)
     moved = [not np.array_equal(values[path], start[path]) for path in start]
     assert all(moved), "a path that never moves proves nothing"
+
+
+def ready(arch, p, cells=4 * 8 * 8):
+    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
+    return integer_step.make_step(arch, p.optim, STEPS, loss=Loss(), table=table, cells=cells)
+
+
+def equations(jaxpr, inside=""):
+    """Every equation with the name of the function that it stands in."""
+    for eqn in jaxpr.eqns:
+        name = eqn.params.get("name", inside)
+        yield inside, eqn
+        for value in eqn.params.values():
+            for sub in value if isinstance(value, tuple | list) else (value,):
+                sub = getattr(sub, "jaxpr", sub)
+                if hasattr(sub, "eqns"):
+                    yield from equations(
+                        sub, "floating_loss" if inside == "floating_loss" else name
+                    )
+
+
+def test_nothing_floats_outside_of_the_loss():
+    arch = chain()
+    state = integer_step.codes_of(arch, states.create(arch, phase(arch), 0, ema=False))
+    data = {k: v for k, v in batch(4, 8, 8).items() if k != "weight"}
+    weight = np.ones(4, np.float32)
+    step = ready(arch, phase(arch))
+    jaxpr = jax.make_jaxpr(lambda s, d, w: step(s, {**d, "weight": w})[0])(state, data, weight)
+    floats = set()
+    for inside, eqn in equations(jaxpr.jaxpr):
+        called = eqn.params.get("name") == "floating_loss"
+        types = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars) if hasattr(v.aval, "dtype")]
+        if inside != "floating_loss" and any(jnp.issubdtype(t, jnp.floating) for t in types):
+            floats.add((inside, eqn.primitive.name, called))
+    # The loss is called with the weights of images, and gives sums to log.
+    assert floats == {("", "jit", True)}
+    assert sum(inside == "floating_loss" for inside, _ in equations(jaxpr.jaxpr)) > 10
+    convolutions = [
+        e for _, e in equations(jaxpr.jaxpr) if e.primitive.name == "conv_general_dilated"
+    ]
+    assert {str(v.aval.dtype) for e in convolutions for v in e.invars} == {"int8"}
+    assert {str(v.aval.dtype) for e in convolutions for v in e.outvars} == {"int32"}
+
+
+def test_what_is_kept_for_the_way_back_is_half_of_floats_or_less():
+    """Temporary memory of the whole compiled step, by XLA's account, where maps and not weights are most of it.
+
+    Sums could exceed 32 bits at this size, which does not matter for memory.
+    """
+    arch = chain(6)
+    p = phase(arch)
+    layers = [(f"{b.name}/{s.name}", s) for b in zoo.blocks(arch) for s in b.layers]
+    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
+    integers = integer_step.unchecked(layers, arch, p.optim, STEPS, Loss(), table, 4 * 32 * 32)
+    state = integer_step.codes_of(arch, states.create(arch, p, 0, ema=False))
+    data = batch(4, 32, 32)
+    plain = Arch(NUM_CLASSES, arch.backbone, arch.head)
+    optim = Optim(momentum=0.875, weight_decay=0.0)
+    make = functools.partial(steps.supervised, loss=Loss(), mean=MEAN, std=STD)
+    floats = Phase("p", STEPS, make, TrainPlan(4, 4, seed=0, size_px=(8, 8)), optim)
+    usual = states.create(plain, floats, 0, ema=False)
+
+    def temporary(step, state):
+        compiled = jax.jit(step, donate_argnums=0).lower(state, data).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(integers, state) <= 0.5 * temporary(floats.make_step(plain, floats), usual)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda: integer_step.check(chain(), phase(chain()).optim, 100), "a power of two"),
+        (lambda: integer_step.check(chain(width=64), phase(chain()).optim, 1024), "below 31 bits"),
+        (
+            lambda: integer_step.check(chain(), phase(chain(), weight_decay=2.0**-10).optim, 256),
+            "no weight decay",
+        ),
+        (
+            lambda: integer_step.check(chain(), phase(chain(), momentum=0.9).optim, 256),
+            "whole eighths",
+        ),
+        (
+            lambda: integer_step.check(
+                Arch(NUM_CLASSES, chain().backbone, chain().head), phase(chain()).optim, 256
+            ),
+            "preset integer_only",
+        ),
+    ],
+)
+def test_what_it_is_not_written_for_is_refused(change, says):
+    with pytest.raises(UserError, match=says):
+        change()
