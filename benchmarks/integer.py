@@ -26,7 +26,6 @@ WITHOUT = {
     "errors": ("errors",),
     "conv_errors": ("conv_errors",),
     "norm": ("norm_params", "norm_stats", "norm_errors", "reciprocal"),
-    "gradients": ("gradients",),
     "updates": ("momentum", "stored"),
 }
 """What is left out -> widths that then are 32 bits; of activations 16, since clipping them is part of the network."""
@@ -51,6 +50,7 @@ def without(*widths: str) -> Callable[[int, Path, str], dict[str, Any]]:
     return arm(*(f"integer.widths.{name}={wide.get(name, 32)}" for name in widths))
 
 
+FLOAT_RATE = 0.25
 RATE = "phases.main.optim.learning_rate="
 FLOAT = "integer.preset="
 ARMS = {
@@ -63,9 +63,11 @@ ARMS = {
         "phases.main.optim.schedule=poly",
         "phases.main.optim.warm_up_steps=50",
     ),
-    "float": arm(FLOAT, f"{RATE}0.25"),
+    "float": arm(FLOAT, f"{RATE}{FLOAT_RATE}"),
     "integer_only": arm(),
     "paper": arm("integer.preset=paper", f"{RATE}4.0", "phases.main.optim.momentum=0.0"),
     "wageubn": arm("integer.preset=wageubn", f"{RATE}0.5", "phases.main.optim.momentum=0.75"),
     **{f"without_{name}": without(*widths) for name, widths in WITHOUT.items()},
+    # Gradients that are not rounded are not of constant size either: the rate of floats.
+    "without_gradients": arm("integer.widths.gradients=32", f"{RATE}{FLOAT_RATE}"),
 }

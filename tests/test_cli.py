@@ -12,6 +12,7 @@ from jaxseg.data import __main__ as data
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+INTEGER = [f"--config={ROOT / 'configs/integer_toy_street.py'}", "--workdir=W"]
 
 
 def run(main, *argv, capsys):
@@ -49,6 +50,15 @@ MISTAKES = [
     (bench, [QUICKSTART, "--batch=0"], "whole number, 1 or more"),
     (data, ["chekc", QUICKSTART], "did you mean 'check'"),
     (data, [], "needs a verb"),
+    # numbers
+    (train, [*INTEGER, "--config.phases.main.optim.learning_rate=0.05"], "take 0.03125 or 0.0625"),
+    (train, [*INTEGER, "--config.phases.main.optim.schedule=poly"], "halving or constant"),
+    (train, [*INTEGER, "--config.phases.main.optim.name=adamw"], "expected sgd"),
+    (train, [*INTEGER, "--config.integer.widths.weights=0"], "got 0; expected 2 to 31 bits"),
+    (train, [*INTEGER, "--config.integer.widths.gradients=33"], "got 33; expected 2 to 31 bits"),
+    (train, [*INTEGER, "--config.integer.preset=papr"], "did you mean 'paper'"),
+    (train, [*INTEGER, "--config.integer.layers=('haed/*:weights=4',)"], "'haed/*'"),
+    (train, [*INTEGER, "--config.model.compute=bfloat16"], "expected float32"),
     # config files
     (train, ["--config=configs/quickstrat.py", "--workdir=W"], "quickstart.py'"),
     (train, ["--config={files}/syntax.py", "--workdir=W"], "syntax.py line 1"),

@@ -4,10 +4,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import faults, itnet, mess, speed
+from benchmarks.report import faults, integer, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
-NAMES = ("README.md", "docs/reliability.md", "docs/methods/mess.md", "docs/methods/itnet.md")
+NAMES = (
+    "README.md",
+    "docs/reliability.md",
+    "docs/methods/mess.md",
+    "docs/methods/itnet.md",
+    "docs/methods/integer.md",
+)
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
@@ -24,6 +30,8 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "itnet_stopping": ("itnet", itnet.stopping),
     "itnet_scan": ("itnet_scan", itnet.scan),
     "itnet_camvid": ("itnet_camvid", itnet.camvid),
+    "integer": ("integer", integer.arms),
+    "integer_step": ("integer_step", integer.steps),
     "torch_peer": ("torch_peer", speed.torch_peer),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
     "input_share": ("input_share", speed.input_share),
@@ -33,6 +41,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
 PICTURES: dict[str, tuple[str, Callable[[Record, Path], None]]] = {
     "mess.png": ("mess", mess.draw),
     "itnet.png": ("itnet", itnet.draw),
+    "integer.png": ("integer", integer.draw),
 }
 """Name under docs/images/ -> (record, what draws it)."""
 

@@ -213,7 +213,7 @@ def architecture(arch: Arch, settings: Settings, *, image_reach: float = 4.0) ->
     layers = {f"{b.name}/{layer.name}": layer for b in zoo.blocks(arch) for layer in b.layers}
     for change in preset.grids.overrides:
         if not any(fnmatchcase(name, change.layers) for name in layers):
-            raise unknown_name("integer.layers names no layer", change.layers, layers)
+            raise unknown_name("layer in integer.layers", change.layers, layers)
     for name, layer in layers.items():
         height, width, fan_in, _ = layer.kernel_shape
         if height * width * fan_in > MOST_TAPS:

@@ -272,7 +272,7 @@ def test_widths_and_layers_can_differ_from_the_preset():
             lambda: integer.architecture(
                 small_arch(), integer.Settings("paper", layers=("haed/*:weights=8",))
             ),
-            "integer.layers names no layer",
+            "unknown layer in integer.layers",
         ),
         (lambda: whole("integer_only", small_arch(compute="bfloat16")), "bfloat16"),
         (
