@@ -16,6 +16,7 @@ from jaxseg import build, cli, train
 from jaxseg.data import datasets
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import flatten, load_model, save_model, unflatten
+from jaxseg.methods import integer
 from jaxseg.models import zoo
 from jaxseg.models.heads.aspp import deeplabv3_head
 from jaxseg.training import run
@@ -117,6 +118,43 @@ def test_a_backbone_alone(tmp_path):
     assert f"{len(filled)} of {len(shapes(resnet()))} arrays loaded" in said
     assert f"{len(report.missing)} not in the weights" in said
     assert "2 in the weights, not used: fc.bias, fc.weight" in said
+
+
+@pytest.mark.parametrize("kind", ["torch", "ours"])
+def test_norms_by_deviation_start_from_variances(tmp_path, kind):
+    """Of normal values the mean absolute deviation is sqrt(2 / pi) of the standard deviation."""
+    floating = resnet(len(CARD.class_names))
+    arch = integer.architecture(floating, integer.Settings("integer_only"))
+    theirs = random_values(floating)
+    if kind == "torch":
+        found = source(tmp_path, state_dict(floating))
+    else:
+        save_model(tmp_path / "model", floating, unflatten(theirs), CARD)
+        found = pretrained.find(str(tmp_path / "model"))
+    filled, report = start(arch, found)
+    assert not report.missing and not report.unused and "deviations" in report.notes[-1]
+    part = "block_01/conv1/norm"
+    spread = np.sqrt(2 / np.pi)
+    np.testing.assert_allclose(
+        filled[f"batch_stats/{part}/deviation"],
+        spread * np.sqrt(theirs[f"batch_stats/{part}/var"]),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        filled[f"params/{part}/scale"], spread * theirs[f"params/{part}/scale"], rtol=1e-6
+    )
+    for same in (f"batch_stats/{part}/mean", f"params/{part}/bias"):
+        np.testing.assert_array_equal(filled[same], theirs[same])
+
+
+def test_integer_networks_start_from_their_like(tmp_path):
+    arch = integer.architecture(resnet(len(CARD.class_names)), integer.Settings("integer_only"))
+    theirs = random_values(arch)
+    save_model(tmp_path / "model", arch, unflatten(theirs), CARD)
+    filled, report = start(arch, pretrained.find(str(tmp_path / "model")))
+    assert not report.notes
+    for path, value in filled.items():
+        np.testing.assert_array_equal(value, theirs[path])
 
 
 def test_half_precision_becomes_float32(tmp_path):
