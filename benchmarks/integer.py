@@ -50,7 +50,7 @@ def without(*widths: str) -> Callable[[int, Path, str], dict[str, Any]]:
     return arm(*(f"integer.widths.{name}={wide.get(name, 32)}" for name in widths))
 
 
-FLOAT_RATE = 0.25
+FLOAT_RATE = 0.125
 RATE = "phases.main.optim.learning_rate="
 FLOAT = "integer.preset="
 ARMS = {

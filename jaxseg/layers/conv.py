@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
-from jaxseg.layers.norm import initial_statistics, norm_of
+from jaxseg.layers.norm import initial_values, norm_of
 from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.xla import xla_conv
@@ -107,11 +107,11 @@ def initial(
         params["bias"] = jnp.zeros(outputs)
     if not spec.norm:
         return params, {}
-    params["norm"] = {"scale": jnp.ones(outputs), "bias": jnp.zeros(outputs)}
+    start, statistics = initial_values(numbers)
+    params["norm"] = {name: jnp.full(outputs, value) for name, value in start.items()}
     if spec.own == STATISTICS:
         outputs = (spec.repeats, *outputs)
-    start = initial_statistics(numbers)
-    return params, {"norm": {name: jnp.full(outputs, value) for name, value in start.items()}}
+    return params, {"norm": {name: jnp.full(outputs, value) for name, value in statistics.items()}}
 
 
 class Conv(nn.Module):

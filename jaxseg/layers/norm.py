@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.layers.deviation import DeviationNorm
+from jaxseg.layers.deviation import SCALE, DeviationNorm
 from jaxseg.numbers import DEVIATION, IntegerArch, NumbersArch
 from jaxseg.quant.rounding import onto
 from jaxseg.types import Array
@@ -86,9 +86,11 @@ def norm_of(
     return BatchNorm(*settings, numbers.compute, axis_name, grids, name=name)
 
 
-def initial_statistics(numbers: NumbersArch) -> dict[str, float]:
-    """What running statistics start from, as the norm's own variables are called."""
-    return {"mean": 0.0, "deviation" if numbers.norm == DEVIATION else "var": 1.0}
+def initial_values(numbers: NumbersArch) -> tuple[dict[str, float], dict[str, float]]:
+    """What (parameters, running statistics) start from, as the norm's own variables are called."""
+    if numbers.norm == DEVIATION:
+        return {"scale": SCALE, "bias": 0.0}, {"mean": 0.0, "deviation": 1.0}
+    return {"scale": 1.0, "bias": 0.0}, {"mean": 0.0, "var": 1.0}
 
 
 def _row(v: Array) -> Array:
