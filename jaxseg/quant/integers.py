@@ -29,7 +29,7 @@ class Fixed(NamedTuple):
 
 
 def scaled(x: Array, down: Array | int) -> Array:
-    """X / 2^down in int32, halves to even; `down` below 0 multiplies."""
+    """Codes over 2^down in int32, halves to even; `down` below 0 multiplies."""
     x, down = x.astype(I32), jnp.asarray(down, I32)
     right, left = jnp.clip(down, 0, 31), jnp.clip(-down, 0, 31)
     whole = x >> right
@@ -40,7 +40,7 @@ def scaled(x: Array, down: Array | int) -> Array:
 
 
 def clipped(x: Array, bits: int) -> Array:
-    """X within the codes of `bits` bits, the lowest left out: -(2^(bits-1) - 1) .. 2^(bits-1) - 1."""
+    """Codes kept within those of `bits` bits, the lowest left out: -(2^(bits-1) - 1) .. 2^(bits-1) - 1."""
     most = 2 ** (bits - 1) - 1
     return jnp.clip(x, -most, most)
 

@@ -90,7 +90,7 @@ def stochastic(g: Array, scale: Array, noise: Array, bits: int) -> Array:
 
 
 def onto(x: Array, grid: Grid, axis_name: str | None = None, *, each: bool = False) -> Array:
-    """X on a grid; straight-through gradient.
+    """A tensor on a grid; straight-through gradient.
 
     Args:
         x: floating.
@@ -116,7 +116,7 @@ def onto(x: Array, grid: Grid, axis_name: str | None = None, *, each: bool = Fal
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def error(x: Array, grid: Grid, axis_name: str | None = None) -> Array:
-    """X itself, whose gradient is rounded onto `grid`."""
+    """The identity, whose gradient is rounded onto `grid`."""
     return x
 
 

@@ -115,7 +115,7 @@ def rounded_gradients(updates: Updates) -> optax.GradientTransformationExtraArgs
 
 
 def rounded_trace(momentum: float, updates: Updates) -> optax.GradientTransformationExtraArgs:
-    """V = Q(momentum v + g), which is also the direction."""
+    """The momentum v = Q(momentum v + g), which is also the direction."""
 
     def one(path: Any, g: Array, v: Array) -> Array:
         grid = Grid() if updates.spares(path_name(path)) else updates.momentum
@@ -160,6 +160,6 @@ def _reaches(layer: LayerSpec, grids: Any) -> dict[str, float]:
 
 
 def moved(path: Any, p: Array, step: Array, grids: dict[str, Grid]) -> Array:
-    """P - step, both on the grid of the parameter."""
+    """The parameter less its step, both on its grid."""
     grid = grids.get(path_name(path), Grid())
     return onto(p - onto(step, grid), grid)
