@@ -65,8 +65,8 @@ ARMS = {
     ),
     "float": arm(FLOAT, f"{RATE}{FLOAT_RATE}"),
     "integer_only": arm(),
-    "paper": arm("integer.preset=paper", f"{RATE}4.0", "phases.main.optim.momentum=0.0"),
-    "wageubn": arm("integer.preset=wageubn", f"{RATE}0.5", "phases.main.optim.momentum=0.75"),
+    "paper": arm("integer.preset=paper", f"{RATE}8.0", "phases.main.optim.momentum=0.0"),
+    "wageubn": arm("integer.preset=wageubn", f"{RATE}0.25", "phases.main.optim.momentum=0.75"),
     **{f"without_{name}": without(*widths) for name, widths in WITHOUT.items()},
     # Gradients that are not rounded are not of constant size either: the rate of floats.
     "without_gradients": arm("integer.widths.gradients=32", f"{RATE}{FLOAT_RATE}"),

@@ -20,8 +20,7 @@ def quantize(x: Array, scale: Array, noise: Array | None = None, *, form: str, b
 
     Args:
         x: floating, any shape.
-        scale: what x is compared with, not negative; a scalar, or of as many axes as x with sides of 1 or x's. Where it
-            is 0 the result is 0.
+        scale: what x is compared with, above 0; a scalar, or of as many axes as x with sides of 1 or x's.
         noise: in [0, 1), as x; for 'stochastic' only.
         form: 'clipped':    to at most scale - step in absolute value.
               'open':       not clipped.
@@ -48,13 +47,11 @@ quantize_p = Primitive("quantize")
 
 def _rounded(x: Array, scale: Array, *noise: Array, form: str, bits: int) -> Array:
     """What the primitive means."""
-    levels = jnp.asarray(2.0 ** (bits - 1), x.dtype)
-    # Where the scale is 0 so is x, or x is to become 0.
-    none = scale == 0
-    scale = jnp.where(none, jnp.ones_like(scale), scale)
+    levels = 2.0 ** (bits - 1)
+    step = scale / levels
     if x.ndim and not scale.ndim:
-        scale, none = (jnp.broadcast_to(v, (1,) * x.ndim) for v in (scale, none))
-    n = x / scale * levels
+        step = jnp.broadcast_to(step, (1,) * x.ndim)
+    n = x / step
     if form == STOCHASTIC:
         size = jnp.abs(n)
         whole = jnp.floor(size)
@@ -66,7 +63,7 @@ def _rounded(x: Array, scale: Array, *noise: Array, form: str, bits: int) -> Arr
         n = jnp.round(n)
     if form != OPEN:
         n = jnp.clip(n, 1 - levels, levels - 1)
-    return jnp.where(none, jnp.zeros_like(n), n / levels * scale)
+    return n * step
 
 
 def _abstract(x, scale, *noise, form, bits):

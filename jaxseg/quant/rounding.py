@@ -109,7 +109,7 @@ def onto(x: Array, grid: Grid, axis_name: str | None = None, *, each: bool = Fal
         most = jnp.max(seen, axis=tuple(range(1, x.ndim)), keepdims=True)
     else:
         most = largest(x, axis_name)
-    scale = most if grid.rule == MAX else power_of_two(most)
+    scale = jnp.where(most == 0, 1, most) if grid.rule == MAX else power_of_two(most)
     form = primitive.FLAG if grid.rule == FLAG else primitive.CLIPPED
     return quantize(x, scale, form=form, bits=grid.bits)
 

@@ -8,13 +8,14 @@ Rates are powers of two, so a product with one is a shift.
 """
 
 import math
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxseg.arch import Arch, LayerSpec
@@ -84,32 +85,37 @@ def check_power_of_two(what: str, value: float) -> None:
     )
 
 
-def noise(key: Array, path: str, shape: tuple[int, ...]) -> Array:
-    """Random numbers of a step for the variable `path`: float32 multiples of 2^-16 in [0, 1)."""
-    return noise_bits(key, path, shape).astype(jnp.float32) * 2.0**-NOISE_BITS
+def noise(key: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Random numbers of a step for the variables of these paths: uint16, in units of 2^-16.
 
-
-def noise_bits(key: Array, path: str, shape: tuple[int, ...]) -> Array:
-    """The same as whole multiples, uint16."""
-    return jax.random.bits(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.uint16)
+    Cut from one draw: a generator for each variable takes longer to compile than all else.
+    """
+    paths = sorted(shapes)
+    ends = np.cumsum([math.prod(shapes[path]) for path in paths])
+    drawn = jax.random.bits(key, (int(ends[-1]),), jnp.uint16)
+    parts = jnp.split(drawn, ends[:-1])
+    return {path: part.reshape(shapes[path]) for path, part in zip(paths, parts, strict=True)}
 
 
 def rounded_gradients(updates: Updates) -> optax.GradientTransformationExtraArgs:
     """Gradients on their grid; `update` takes the keyword `key`, another one for every step."""
+    bits, rule = updates.gradient_bits, updates.gradient_rule
 
-    def one(path: Any, g: Array, key: Array) -> Array:
-        name = path_name(path)
-        if updates.gradient_bits == FLOAT or updates.spares(name):
-            return g * updates.gain
-        bits, u = updates.gradient_bits, noise(key, name, g.shape)
-        if updates.gradient_rule == CONSTANT:
-            return constant(g, u, bits=bits) * updates.gain
+    def one(g: Array, drawn: Array) -> Array:
+        u = drawn.astype(g.dtype) * 2.0**-NOISE_BITS
+        if rule == CONSTANT:
+            return constant(g, u, bits=bits)
         most = largest(g)
-        scale = most if updates.gradient_rule == MAX else power_of_two(most)
-        return stochastic(g, scale, u, bits) * scale * updates.gain
+        scale = most if rule == MAX else power_of_two(most)
+        return stochastic(g, scale, u, bits) * scale
 
     def update(grads, state, params=None, *, key, **_):
-        return jax.tree_util.tree_map_with_path(lambda p, g: one(p, g, key), grads), state
+        leaves, tree = jax.tree_util.tree_flatten_with_path(grads)
+        found = {path_name(path): g for path, g in leaves}
+        rounded = [] if bits == FLOAT else [name for name in found if not updates.spares(name)]
+        drawn = noise(key, {name: found[name].shape for name in rounded}) if rounded else {}
+        made = [one(g, drawn[name]) if name in drawn else g for name, g in found.items()]
+        return jax.tree.unflatten(tree, [g * updates.gain for g in made]), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -25,7 +25,7 @@ from jaxseg.objectives import losses
 from jaxseg.quant import integers as q
 from jaxseg.quant.integers import Fixed
 from jaxseg.quant.rounding import largest, onto, power_of_two, shift
-from jaxseg.training.fixed_point import CONSTANT, Updates, noise_bits, path_name, stored_grids
+from jaxseg.training.fixed_point import CONSTANT, Updates, noise, path_name, stored_grids
 from jaxseg.training.loss import Objective
 from jaxseg.training.optim import Optim
 from jaxseg.training.state import TrainState
@@ -194,8 +194,9 @@ def unchecked(layers, arch, optim, steps, loss, table, cells):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), UPDATE)
         rate = log2_rate - jnp.sum(state.step >= marks, dtype=I32)
         params, momentum = {}, {}
+        drawn = noise(key, {path: value.shape for path, value in p.items()})
         for path, value in p.items():
-            g = q.constant(grads[path], noise_bits(key, path, value.shape))
+            g = q.constant(grads[path], drawn[path])
             v = _with_momentum(state.momentum[path], g, int(8 * optim.momentum))
             momentum[path] = v
             # v is in steps of 2^-23.

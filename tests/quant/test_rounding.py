@@ -42,8 +42,8 @@ def test_golden_shift_and_flag():
     np.testing.assert_allclose(expected[4:7], [0.00500488, 0.00097656, 0.00012207], rtol=1e-4)
     top = r.shift(np.float32([1.4, 0.1]), 8)  # R is 1: the largest is clipped
     assert float(top[0]) == 0.9921875
-    for f in (r.shift, r.flag):
-        np.testing.assert_array_equal(f(np.zeros(3, np.float32), 8), np.zeros(3))
+    for rule in (SHIFT, FLAG, MAX):
+        np.testing.assert_array_equal(r.onto(np.zeros(3, np.float32), Grid(8, rule)), np.zeros(3))
 
 
 def test_golden_constant():
