@@ -23,6 +23,7 @@ from jaxseg.numbers import (
     DEVIATION,
     FIXED,
     FLAG,
+    FLOAT,
     MAX,
     OPEN,
     PATHS,
@@ -51,8 +52,14 @@ class Preset(NamedTuple):
 
 _ENDS = ("block_00/*", "*/logits*")
 
+# What is off (32 bits) has the rule that it gets when a width is given to it.
 _PAPER_DEEPLAB = Preset(
     IntegerArch(
+        image=Grid(FLOAT, MAX),
+        biases=Grid(FLOAT, FIXED, 8.0),
+        maps=Grid(FLOAT, MAX),
+        logits=Grid(FLOAT, MAX),
+        norm_errors=Grid(FLOAT, SHIFT),
         weights=Grid(8, FIXED, 1.0),
         activations=Grid(8, MAX),
         errors=Grid(8, MAX),
@@ -77,6 +84,7 @@ _PAPER_FCN = Preset(
         maps=Grid(8, OPEN, 1.0),
         logits=Grid(8, OPEN, 1.0),
         errors=Grid(8, SHIFT),
+        conv_errors=Grid(FLOAT, SHIFT),
     ),
     Updates(8, CONSTANT, stored_bits=24),
     DEVIATION,
@@ -86,6 +94,11 @@ _PAPER_FCN = Preset(
 
 _WAGEUBN = Preset(
     IntegerArch(
+        image=Grid(FLOAT, OPEN, 1.0),
+        biases=Grid(FLOAT, OPEN, 1.0),
+        maps=Grid(FLOAT, OPEN, 1.0),
+        logits=Grid(FLOAT, OPEN, 1.0),
+        norm_errors=Grid(FLOAT, SHIFT),
         weights=Grid(8, FIXED, 1.0),
         activations=Grid(8, OPEN, 1.0),
         errors=Grid(8, SHIFT),

@@ -256,6 +256,10 @@ def test_widths_and_layers_can_differ_from_the_preset():
     assert grids.at("head/conv").weights.bits == 6 and grids.at("block_00/conv1").weights.bits == 4
     assert settings.of(arch).updates.gradient_bits == 32
     assert settings.of(arch).updates.momentum.bits == 24
+    # What a preset leaves floating gets a rule that fits it.
+    more = integer.Settings("paper", {"maps": 8, "logits": 8, "norm_errors": 16})
+    grids = integer.architecture(arch, more).numbers.integer
+    assert (grids.maps.rule, grids.norm_errors.rule, grids.maps.bits) == ("max", "shift", 8)
 
 
 @pytest.mark.parametrize(
