@@ -100,6 +100,14 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
     if config.model.name == "itnet":
         options |= {k: config.itnet[k] for k in LOOP_OPTIONS}
     arch = zoo.named(config.model.name, len(spec.class_names), **options)
+    changed = [name for name, bits in config.integer.widths.items() if bits != -1]
+    if not config.integer.preset and (changed or config.integer.layers):
+        raise UserError(
+            "integer.widths and integer.layers",
+            got=", ".join([*changed, *config.integer.layers]),
+            expected="a preset that they change",
+            do=f"give --config.integer.preset={'|'.join(integer.PRESETS)}",
+        )
     if config.integer.preset:
         ends = zip(config.data.mean, config.data.std, strict=True)
         reach = max(max(mean, 1 - mean) / std for mean, std in ends)

@@ -32,7 +32,7 @@ class Grid:
            'max':   reach is the largest absolute value of the tensor.
            'shift': it is the power of two nearest to that, by its logarithm.
            'flag':  as 'shift', with a grid 2^(bits - 1) times as fine for what is smaller than a step.
-    reach: of 'fixed' and 'open', a power of two. 0 is for weights: by the layer, see `quant.scales.kernel_reach`.
+    reach: of 'fixed' and 'open', a power of two. 0 is for weights: by the layer, see `layers.conv.kernel_reach`.
     """
 
     bits: int = FLOAT
@@ -68,7 +68,7 @@ class Override:
     """Another width for some layers.
 
     layers: glob over '<block>/<layer>', such as 'head/*'.
-    path:   a name of `PATHS`.
+    path:   a name of `PATHS`, but not the image.
     bits:   of that path there.
     """
 
@@ -77,8 +77,9 @@ class Override:
     bits: int
 
     def __post_init__(self):
-        if self.path not in PATHS:
-            raise unknown_name("path of numbers", self.path, PATHS)
+        of_layers = [path for path in PATHS if path != "image"]
+        if self.path not in of_layers:
+            raise unknown_name("path of a layer's numbers", self.path, of_layers)
         Grid(self.bits)
 
 
@@ -97,7 +98,7 @@ class IntegerArch:
     norm_errors: of the norm's gradient before it is divided by the deviation.
     reciprocal_bits: of one over the deviation, each with a power of two of its own; 32 = divided.
     float_layers: globs over '<block>/<layer>': their kernels, biases and conv_errors are left as they are.
-    overrides:   other widths for some layers, later ones first.
+    overrides:   other widths for some layers, float ones included; later ones win.
     """
 
     image: Grid = Grid()
@@ -129,14 +130,18 @@ class IntegerArch:
         if self.off:
             return self
         here = replace(self, float_layers=(), overrides=())
+        if any(fnmatchcase(layer, glob) for glob in self.float_layers):
+            off = {path: replace(getattr(self, path), bits=FLOAT) for path in OF_KERNELS}
+            here = replace(here, **off)
         for change in self.overrides:
             if fnmatchcase(layer, change.layers):
                 grid = replace(getattr(here, change.path), bits=change.bits)
                 here = replace(here, **{change.path: grid})
-        if any(fnmatchcase(layer, glob) for glob in self.float_layers):
-            here = replace(here, weights=Grid(), biases=Grid(), conv_errors=Grid())
         return here
 
+
+OF_KERNELS = ("weights", "biases", "conv_errors")
+"""The paths that a float layer leaves as they are."""
 
 PATHS = tuple(field.name for field in fields(IntegerArch) if field.type is Grid)
 """The fields of `IntegerArch` that are grids."""

@@ -25,6 +25,12 @@ def test_layers_have_widths_of_their_own():
     assert grids.at("head/conv").weights.bits == 4
     assert grids.at("head/logits").weights.bits == 16
     assert grids.at("block_00/conv1").weights.off
+    both = IntegerArch(
+        weights=Grid(8, "open", 2.0),
+        float_layers=("head/*",),
+        overrides=(Override("head/logits", "weights", 6),),
+    )
+    assert both.at("head/conv").weights.off and both.at("head/logits").weights == Grid(6, "open", 2)
     kept = EIGHT.at("block_00/conv1")
     assert kept.weights.off and kept.conv_errors.off and not kept.activations.off
 
@@ -43,6 +49,8 @@ def test_bfloat16_holds_no_sums_of_integers():
 def test_mistakes():
     with pytest.raises(UserError, match="did you mean 'weights'"):
         Override("head/*", "weight", 8)
+    with pytest.raises(UserError, match="path of a layer's numbers"):
+        Override("*", "image", 8)
     with pytest.raises(UserError, match="bits: got 0"):
         IntegerArch(reciprocal_bits=0)
     with pytest.raises(UserError, match="rule of a grid"):

@@ -49,13 +49,13 @@ class BatchNorm(nn.Module):
         dtype = jnp.dtype(self.dtype)
         rounded = not (self.grids.norm_stats.off and self.grids.normalised.off)
         if use_running_average and rounded:
-            y = self._rounded(x, mean.value, var.value, scale, bias, None)
+            y = self._rounded(x, mean.value, var.value, scale, bias, train=False)
             return y.astype(dtype)
         if use_running_average:
             return _affine(x, mean.value, var.value, scale, bias, self.eps).astype(dtype)
         if rounded:
             now = _statistics(x, self.axis_name)
-            y = self._rounded(x, *now, scale, bias, self.axis_name)
+            y = self._rounded(x, *now, scale, bias, train=True)
             now = jax.lax.stop_gradient(now)
         else:
             y, now = _normalised(x, scale, bias, self.eps, self.axis_name)
@@ -65,13 +65,14 @@ class BatchNorm(nn.Module):
             var.value = keep * var.value + (1 - keep) * now[1]
         return y.astype(dtype)
 
-    def _rounded(self, x, mean, var, scale, bias, axis_name):
+    def _rounded(self, x, mean, var, scale, bias, train):
         """Every step on its grid, with gradients by autodiff as in the authors' code. Roots and squares stay."""
-        grids, each = self.grids, axis_name is None
+        grids = self.grids
         # The root of 0 has no gradient.
         root = onto(jnp.sqrt(jnp.maximum(var, jnp.finfo(jnp.float32).tiny)), grids.norm_stats)
         centred = x.astype(jnp.float32) - _row(onto(mean, grids.norm_stats))
-        normal = onto(centred / _row(root + self.eps), grids.normalised, axis_name, each=each)
+        normal = centred / _row(root + self.eps)
+        normal = onto(normal, grids.normalised, self.axis_name, each=not train)
         scale, bias = (onto(v, grids.norm_params) for v in (scale, bias))
         return normal * _row(scale) + _row(bias)
 

@@ -1,13 +1,13 @@
 """Integer training (Yang et al., 2011.14504; WAGEUBN) as a function on architectures and one on phases.
 
-    arch   = integer.architecture(arch, settings)     every path of numbers on a grid, norms without squares and roots
+    arch   = integer.architecture(arch, settings)     paths of numbers on grids, norms without squares and roots
     phases = integer.rounded(phases, settings)        gradients, momentum and stored weights on grids
 
 Both take any network of the registry, with exits and loops too. Presets:
     paper         as the authors' code: the flavour of its DeepLab where there is batch norm, of its FCN-VGG16 where not
     wageubn       the parent method: batch norm with roots, gradients of constant magnitude
-    integer_only  ours: nothing floats between the image and the loss. Every map is a multiple of one step within fixed
-                  bounds, so that sums, maxima and joined maps need no rescaling, and an integer network follows as is
+    integer_only  ours: every map between the image and the loss is a multiple of one step within fixed bounds, so that
+                  sums, maxima and joined maps need no rescaling, and an integer network follows as is
 """
 
 import math
@@ -225,7 +225,9 @@ def architecture(arch: Arch, settings: Settings, *, image_reach: float = 4.0) ->
     preset = settings.of(arch, image_reach)
     layers = {f"{b.name}/{layer.name}": layer for b in zoo.blocks(arch) for layer in b.layers}
     for change in preset.grids.overrides:
-        if not any(fnmatchcase(name, change.layers) for name in layers):
+        # Exits come later, with names of their own.
+        late = change.layers.startswith("exit_")
+        if not late and not any(fnmatchcase(name, change.layers) for name in layers):
             raise unknown_name("layer in integer.layers", change.layers, layers)
     for name, layer in layers.items():
         height, width, fan_in, _ = layer.kernel_shape
@@ -256,5 +258,10 @@ def rounded(phases: Sequence[Phase], arch: Arch, settings: Settings) -> tuple[Ph
     Raises:
         UserError: an optimiser that needs more than shifts, such as a learning rate that is no power of two.
     """
-    updates = settings.of(arch).updates
-    return tuple(replace(p, optim=replace(p.optim, updates=updates)) for p in phases)
+    updates, made = settings.of(arch).updates, []
+    for phase in phases:
+        try:
+            made.append(replace(phase, optim=replace(phase.optim, updates=updates)))
+        except UserError as error:
+            raise UserError(f"phase {phase.name}: {error}") from error
+    return tuple(made)

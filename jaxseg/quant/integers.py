@@ -28,14 +28,14 @@ class Fixed(NamedTuple):
         return down.reshape(*(1,) * (self.codes.ndim - 1), -1) if down.ndim else down
 
 
-def scaled(x: Array, down: Array | int) -> Array:
-    """Codes over 2^down in int32, halves to even; `down` below 0 multiplies."""
+def scaled(x: Array, down: Array | int, beside: Array | int = 0) -> Array:
+    """Codes over 2^down in int32; `down` below 0 multiplies. Halves to where the sum with `beside` is even."""
     x, down = x.astype(I32), jnp.asarray(down, I32)
     right, left = jnp.clip(down, 0, 31), jnp.clip(-down, 0, 31)
     whole = x >> right
     rest = x - (whole << right)
     half = jnp.where(right > 0, I32(1) << jnp.maximum(right - 1, 0), 0)
-    up = (rest > half) | ((rest == half) & (whole & 1 == 1))
+    up = (rest > half) | ((rest == half) & ((whole + beside) & 1 == 1))
     return jnp.where(right > 0, whole + up.astype(I32), x << left)
 
 

@@ -4,7 +4,7 @@
     R(x)     = 2^round(log2 max|x|)                             `power_of_two` of `largest`
     SQ(x, k) = R clip(Q(x / R, k), -1 + 2^(1-k), 1 - 2^(1-k))   `shift`
     FLAG     = SQ with a grid 2^(k-1) times as fine below one step                `flag`
-    CQ(g)    = clip(stochastic(s g / R), -s + 1, s - 1) / (128 2^(k-1))           `constant`
+    CQ(g)    = clip(stochastic(s g / R), -s + 1, s - 1) / (128 s), s = 2^(k-1)    `constant`
 
 All round halves to even, and pass gradients on as if they were the identity. `error` is the reverse: identity forward,
 and what comes back is rounded. A zero tensor gives zeros: R(0) is 1.
@@ -61,21 +61,18 @@ def flag(x: Array, bits: int, axis_name: str | None = None) -> Array:
     return onto(x, Grid(bits, FLAG), axis_name)
 
 
-def constant(g: Array, noise: Array, *, bits: int = 8, scale: int = 128) -> Array:
+def constant(g: Array, noise: Array, *, bits: int = 8) -> Array:
     """CQ(g): gradients of constant magnitude, stochastically rounded; R is discarded.
 
     Args:
         g: floating.
         noise: uniform in [0, 1), as g.
-        bits: kG.
-        scale: s, a power of two from 2 on; smaller ones make smaller steps.
+        bits: kG. The authors' step follows from 8 bits; other widths here have the same bounds in other steps.
 
     Returns:
-        n / (128 2^(bits-1)) with whole n, |n| < s.
+        2^-7 n / 2^(bits-1) with whole n, |n| < 2^(bits-1).
     """
-    digits = scale.bit_length()  # 2^(digits - 1) = s
-    n = stochastic(g, power_of_two(largest(g)), noise, digits) * scale
-    return direct(n / (128 * 2 ** (bits - 1)), 15)
+    return stochastic(g, power_of_two(largest(g)), noise, bits) / 128
 
 
 def stochastic(g: Array, scale: Array, noise: Array, bits: int) -> Array:

@@ -32,7 +32,7 @@ NOISE_BITS = 16
 """Of the random numbers that gradients are rounded by."""
 
 NORM_REACH = 2.0
-"""Scales and biases of norms are stored below it, at the least; scales start at 1."""
+"""Scales and biases of norms are stored below it, at the least."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Updates:
     gain:          multiplies gradients; 0.1 in the code of 2011.14504.
     momentum:      grid of the momentum.
     stored_bits:   width of stored weights.
-    float_layers:  globs over '<block>/<layer>' whose gradients and momentum are left as they are.
+    float_layers:  globs over '<block>/<layer>' whose gradients, momentum and weights are left as they are.
     """
 
     gradient_bits: int = FLOAT
@@ -77,11 +77,12 @@ def check_power_of_two(what: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise UserError(what, got=value, expected="a power of two")
     below = 2.0 ** math.floor(math.log2(value))
+    near = f"take {below!r} or {2 * below!r}" if 2 * below < math.inf else f"take {below!r}"
     raise UserError(
         what,
         got=value,
         expected="a power of two, so that integers can be shifted by it",
-        do=f"take {below:g} or {2 * below:g}",
+        do=near,
     )
 
 
@@ -142,8 +143,9 @@ def path_name(path: Any) -> str:
     return "/".join(str(entry.key) for entry in path)
 
 
-def stored_grids(arch: Arch, bits: int) -> dict[str, Grid]:
-    """Path of every parameter -> the grid on which it is stored."""
+def stored_grids(arch: Arch, updates: Updates) -> dict[str, Grid]:
+    """Path of every parameter that is stored on a grid -> that grid."""
+    bits = updates.stored_bits
     if bits == FLOAT:
         return {}
     found = {}
@@ -151,7 +153,9 @@ def stored_grids(arch: Arch, bits: int) -> dict[str, Grid]:
         for layer in block.layers:
             grids = arch.numbers.integer.at(f"{block.name}/{layer.name}")
             for name, reach in _reaches(layer, grids).items():
-                found[f"{block.name}/{layer.name}/{name}"] = Grid(bits, FIXED, reach)
+                path = f"{block.name}/{layer.name}/{name}"
+                if not updates.spares(path):
+                    found[path] = Grid(bits, FIXED, reach)
     return found
 
 

@@ -43,6 +43,7 @@ SIX = 6 << 11
 
 WANTED = {
     "activations": Grid(8, FIXED, 4.0),
+    "maps": Grid(8, FIXED, 4.0),
     "logits": Grid(8, FIXED, 8.0),
     "errors": Grid(8, SHIFT),
     "conv_errors": Grid(8, FLAG),
@@ -92,6 +93,8 @@ def check(arch: Arch, optim: Optim, cells: int) -> list[tuple[str, LayerSpec]]:
         )
     grids = arch.numbers.integer
     strange = [path for path, grid in WANTED.items() if getattr(grids, path) != grid]
+    if (grids.image.bits, grids.image.rule) != (8, FIXED):
+        strange.append("image")
     if strange or arch.numbers.norm != DEVIATION or grids.reciprocal_bits != 8 or grids.overrides:
         raise UserError(
             "numbers of an integer step", got=strange or "others", expected="preset integer_only"
@@ -99,15 +102,15 @@ def check(arch: Arch, optim: Optim, cells: int) -> list[tuple[str, LayerSpec]]:
     momentum = Grid(MOMENTUM_BITS, FIXED, 1.0)
     if optim.updates != Updates(8, CONSTANT, momentum=momentum, stored_bits=STORED_BITS):
         raise UserError("updates of an integer step", got=optim.updates, expected="of integer_only")
-    if optim.weight_decay or optim.momentum * 8 % 1:
+    eighths = 8 * optim.momentum
+    if optim.weight_decay or optim.backbone_multiplier != 1 or not (eighths > 0 == eighths % 1):
         raise UserError(
             "optimiser of an integer step",
-            got=(optim.weight_decay, optim.momentum),
-            expected="no weight decay, and a momentum of whole eighths",
+            got=(optim.weight_decay, optim.backbone_multiplier, optim.momentum),
+            expected="no weight decay, one rate for all, and a momentum of whole eighths",
         )
     taps = max(math.prod(layer.kernel_shape[:3]) for _, layer in layers)
-    # The sum of absolute deviations is of a quarter of an accumulator's step; that of kernel gradients of 2^-7 steps.
-    bits = max(math.log2(127 * 127 * taps * cells * 4), math.log2(127 * 127 * cells * 128))
+    bits = sum_bits(taps, cells)
     if math.log2(cells) % 1 or bits >= 31:
         raise UserError(
             "batch of an integer step",
@@ -115,6 +118,24 @@ def check(arch: Arch, optim: Optim, cells: int) -> list[tuple[str, LayerSpec]]:
             expected="a power of two, and sums below 31 bits",
         )
     return layers
+
+
+def sum_bits(taps: int, cells: int) -> float:
+    """Bits of the largest number that can occur, sign not counted: with `taps` products in a convolution's sum."""
+    code, product = 127, 127 * 127
+    most = {
+        "deviations, in quarters of an accumulator's step": 4 * product * taps * cells,
+        "centred value times one over the deviation": 4 * product * taps * 181,
+        "kernel's gradient, in 2^-7 steps of the flag": product * cells * 128,
+        "normalised value times scaled error": code * product * cells,
+        # (g - mean) 2^15 / R over the sum's cells, and (sign - mean) times mean(g n), which is below 4 sqrt(2) 2^15.
+        "the norm's gradient": 2**16 * cells + 2 * cells * 2**18,
+        "running statistics, in steps of 2^-22 / (cells / 256)": 8
+        * taps
+        * 2**22
+        * max(1, cells // 256),
+    }
+    return math.log2(max(most.values()))
 
 
 def make_step(
@@ -138,7 +159,8 @@ def unchecked(layers, arch, optim, steps, loss, table, cells):
     log2_cells = int(math.log2(cells))
     log2_eps = int(math.log2(arch.numbers.norm_eps))
     log2_rate = int(math.log2(optim.learning_rate))
-    marks = jnp.asarray([round(m * steps) for m in optim.halve_at], I32)
+    halved = optim.halve_at if optim.schedule == "halving" else ()
+    marks = jnp.asarray([round(mark * steps) for mark in halved], I32)
     image_step = int(math.log2(arch.numbers.integer.image.reach)) - 7
     reach = {n: int(math.log2(kernel_reach(s, arch.numbers.integer.weights))) for n, s in layers}
     stored = _stored_steps(arch)
@@ -177,6 +199,7 @@ def unchecked(layers, arch, optim, steps, loss, table, cells):
         grads[f"{last}/kernel"] = _kernel_gradient(x, flagged, 1)
         back = _input_gradient(kernels[last], reach[last] - 7, flagged)
         for (name, spec), (x, found, gain, offset) in zip(hidden[::-1], saved[::-1], strict=True):
+            first = name == hidden[0][0]
             dy = q.shift(back, 8)
             y = _affine(found.normal, gain, offset)
             dy = Fixed(jnp.where((y > 0) & (y < SIX), dy.codes, 0).astype(jnp.int8), dy.exponent)
@@ -186,7 +209,7 @@ def unchecked(layers, arch, optim, steps, loss, table, cells):
             grads[f"{name}/norm/bias"] = Fixed(jnp.sum(wide, q.AXES, dtype=I32), dy.exponent)
             flagged = q.flag(q.norm_gradient(found, gain, dy, log2_cells))
             grads[f"{name}/kernel"] = _kernel_gradient(x, flagged, spec.kernel[0])
-            if spec.in_channels != 3:
+            if not first:
                 back = _input_gradient(kernels[name], reach[name] - 7, flagged)
                 # The gradients of one layer before those of the next, or the errors of all would be kept.
                 back, grads = jax.lax.optimization_barrier((back, grads))
@@ -249,11 +272,13 @@ def _activated(normal: Array, gain: Array, shift: Array) -> Fixed:
 
 
 def _moved_on(running: Array, now: Fixed, share: int) -> Array:
-    """Running statistics after a step: running + 2^share (now - running), in steps of 2^RUNNING_STEP."""
+    """Running statistics after a step, running + 2^share (now - running), in steps of 2^RUNNING_STEP.
+
+    What is added is rounded by itself, to where the sum is even if it is a half: so the sum needs no more digits.
+    """
     finest = min(RUNNING_STEP, now.exponent)
-    running = running << (RUNNING_STEP - finest)
-    codes = now.codes << (now.exponent - finest)
-    return q.scaled((running << -share) + codes - running, RUNNING_STEP - finest - share)
+    change = (now.codes << (now.exponent - finest)) - (running << (RUNNING_STEP - finest))
+    return running + q.scaled(change, RUNNING_STEP - finest - share, beside=running)
 
 
 def _kernel_gradient(x: Fixed, error: q.Flagged, size: int) -> Fixed:
@@ -277,7 +302,7 @@ def _with_momentum(v: Array, g: Array, eighths: int) -> Array:
 
 def _stored_steps(arch: Arch) -> dict[str, int]:
     """Path -> log2 of the step in which a parameter is stored."""
-    grids = stored_grids(arch, STORED_BITS)
+    grids = stored_grids(arch, Updates(stored_bits=STORED_BITS))
     return {path: int(math.log2(grid.reach)) - STORED_BITS + 1 for path, grid in grids.items()}
 
 

@@ -94,7 +94,7 @@ def supervised(
     )
     tx = direction(phase.optim)
     rate_at = learning_rate(phase.optim, phase.steps)
-    stored = stored_grids(arch, phase.optim.updates.stored_bits)
+    stored = stored_grids(arch, phase.optim.updates)
     dtype = jnp.dtype(arch.numbers.compute)
 
     def psum(tree: Any) -> Any:

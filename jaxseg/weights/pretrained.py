@@ -10,7 +10,6 @@ random, and the report says what was used and what was not.
 
 import hashlib
 import importlib.util
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from jaxseg.arch import Arch
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference.artifact import VARIABLES, flatten, load_model, unflatten
 from jaxseg.inference.predictor import model_folder
+from jaxseg.layers.deviation import SCALE
 from jaxseg.models import zoo
 from jaxseg.numbers import BATCH, DEVIATION
 from jaxseg.weights import files
+from jaxseg.weights.on_grids import within_reach
 from jaxseg.weights.torch_names import layout_of, to_ours, torch_keys
 
 
@@ -176,6 +177,13 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
     given = _read_ours(arch, shapes, source) if ours else _read(arch, source)
     if arch.numbers.norm == DEVIATION != given.norm:
         given = _by_deviation(given, shapes)
+    elif given.norm == DEVIATION != arch.numbers.norm:
+        raise UserError(
+            f"pretrained {source.name}",
+            got="norms by mean absolute deviation",
+            expected="batch norm, as this network has",
+            do="give the network the preset that it was trained with, --config.integer.preset",
+        )
     wanted = [given.keys[p] for p in shapes if _part(p) in backbone and p in given.keys]
     if given.arrays.keys().isdisjoint(wanted):
         strange = sorted(given.arrays.keys() - given.keys.values())
@@ -201,11 +209,12 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
             filled[path] = _fitted(source, given, path, key, shape)
             loaded[path] = key
     used = {*loaded.values(), *(given.keys.get(path) for path in replaced)}
+    filled, on_grids = within_reach(arch, filled)
     return filled, Report(
         name=source.name,
         sha256=given.sha256,
         layout=given.layout,
-        notes=given.notes,
+        notes=(*given.notes, *on_grids),
         loaded=loaded,
         replaced=tuple(replaced),
         unused=tuple(
@@ -247,10 +256,6 @@ class _Given(NamedTuple):
     norm: str = BATCH
 
 
-SPREAD = math.sqrt(2 / math.pi)
-"""Mean absolute deviation of normal values, in standard deviations."""
-
-
 def _by_deviation(given: _Given, shapes: dict[str, tuple[int, ...]]) -> _Given:
     """The same for norms by mean absolute deviation, as if what they normalise were normal (L1BN, 1802.09769)."""
 
@@ -260,9 +265,9 @@ def _by_deviation(given: _Given, shapes: dict[str, tuple[int, ...]]) -> _Given:
     def convert(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         value = given.convert(of_variance(path), array, shape)
         if path.endswith("/norm/deviation"):
-            return SPREAD * np.sqrt(np.maximum(value, 0))
+            return SCALE * np.sqrt(np.maximum(value, 0))
         # Normalised by the smaller number, values are larger.
-        return SPREAD * value if path.endswith("/norm/scale") else value
+        return SCALE * value if path.endswith("/norm/scale") else value
 
     keys = {}
     for path in shapes:

@@ -50,8 +50,10 @@ def test_golden_constant():
     g, half = np.float32([1, -0.5, 0.003]), np.full(3, 0.5, np.float32)
     np.testing.assert_array_equal(r.constant(g, half), np.float32([127, -64, 0]) / 16384)
     np.testing.assert_array_equal(r.constant(g / 64, half), r.constant(g, half))  # R is forgotten
-    smaller = r.constant(g, half, scale=8)
-    np.testing.assert_array_equal(smaller, np.float32([7, -4, 0]) / 16384)
+    for bits in (4, 16):  # other widths have other steps and the same size
+        n = np.asarray(r.constant(g, half, bits=bits)) * 128 * 2 ** (bits - 1)
+        np.testing.assert_array_equal(n, np.round(n))
+        np.testing.assert_allclose(n / 2 ** (bits - 1), g, atol=2.0 ** (1 - bits))
     assert (
         np.abs(r.constant(normal(1000), np.random.default_rng(0).random(1000))).max() <= 127 / 16384
     )

@@ -22,7 +22,8 @@ def rounded(updates, grads=GRADS, key=KEY):
 
 
 @pytest.mark.parametrize(
-    "value, near", [(0.05, "0.03125 or 0.0625"), (3.0, "2 or 4"), (0.7, "0.5 or 1")]
+    "value, near",
+    [(0.05, "0.03125 or 0.0625"), (3.0, "2.0 or 4.0"), (0.001, "0.0009765625 or 0.001953125")],
 )
 def test_a_rate_that_is_no_power_of_two_names_the_two_nearest(value, near):
     with pytest.raises(UserError, match=f"got {value}.*take {near}"):

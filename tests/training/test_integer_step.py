@@ -1,5 +1,6 @@
 """The step on integer arrays: where the simulation is, bit for bit, and without a float outside of the loss."""
 
+import dataclasses
 import functools
 
 import jax
@@ -25,7 +26,7 @@ SETTINGS = integer.Settings("integer_only")
 STEPS = 20
 
 
-def chain(blocks=2, width=8) -> Arch:
+def chain(blocks=2, width=6) -> Arch:
     """Convolutions of stride 1 with norm and ReLU6, and a classifier."""
     backbone = BackboneArch("chain", (BlockArch("conv_stem", (width,)),) * blocks)
     head = HeadArch("linear", (f"block_{blocks - 1:02d}",), ())
@@ -40,22 +41,18 @@ def phase(arch, **optim) -> Phase:
     return integer.rounded([plain], arch, SETTINGS)[0]
 
 
-def test_twenty_steps_are_those_of_the_simulation_to_the_bit():
-    arch = chain()
-    p = phase(arch)
+def follow(arch, p, steps_taken):
+    """Both for some steps: after each, parameters and statistics are the same numbers. Returns first and last ones."""
     state = states.create(arch, p, 0, ema=False)
     whole = integer_step.codes_of(arch, state)
     start = integer_step.values_of(arch, whole)
     rounded = lambda path, x: jnp.asarray(start[integer_step.path_name(path)], x.dtype)  # noqa: E731
     state = state.replace(params=jax.tree_util.tree_map_with_path(rounded, state.params))
-    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
-    step = jax.jit(
-        integer_step.make_step(arch, p.optim, STEPS, loss=Loss(), table=table, cells=4 * 8 * 8)
-    )
+    step = jax.jit(ready(arch, p))
     with float64.everywhere():
         simulated = jax.jit(p.make_step(float64.exact(arch), p))
         state = float64.widened(state)
-        for i in range(STEPS):
+        for i in range(steps_taken):
             data = batch(4, 8, 8, seed=i)
             state, sums = simulated(state, data)
             whole, told = step(whole, data)
@@ -64,6 +61,12 @@ def test_twenty_steps_are_those_of_the_simulation_to_the_bit():
             for path in sorted(values):
                 np.testing.assert_array_equal(values[path], found[path], err_msg=f"{i} {path}")
             assert float(told["loss_sum"]) == pytest.approx(float(sums["loss_sum"]), rel=1e-12)
+    return start, values
+
+
+def test_twenty_steps_are_those_of_the_simulation_to_the_bit():
+    arch = chain()
+    start, values = follow(arch, phase(arch), STEPS)
     moved = [not np.array_equal(values[path], start[path]) for path in start]
     assert all(moved), "a path that never moves proves nothing"
 
@@ -135,27 +138,41 @@ def test_what_is_kept_for_the_way_back_is_half_of_floats_or_less():
     assert temporary(integers, state) <= 0.5 * temporary(floats.make_step(plain, floats), usual)
 
 
+def settings(**changes):
+    return integer.Settings("integer_only", changes)
+
+
+def checked(arch=None, cells=256, **optim):
+    arch = arch or chain()
+    return integer_step.check(arch, phase(chain(), **optim).optim, cells)
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
-        (lambda: integer_step.check(chain(), phase(chain()).optim, 100), "a power of two"),
-        (lambda: integer_step.check(chain(width=64), phase(chain()).optim, 1024), "below 31 bits"),
-        (
-            lambda: integer_step.check(chain(), phase(chain(), weight_decay=2.0**-10).optim, 256),
-            "no weight decay",
-        ),
-        (
-            lambda: integer_step.check(chain(), phase(chain(), momentum=0.9).optim, 256),
-            "whole eighths",
-        ),
-        (
-            lambda: integer_step.check(
-                Arch(NUM_CLASSES, chain().backbone, chain().head), phase(chain()).optim, 256
-            ),
-            "preset integer_only",
-        ),
+        (lambda: checked(cells=100), "a power of two"),
+        (lambda: checked(cells=1024), "below 31 bits"),
+        (lambda: checked(chain(width=64), 64), "below 31 bits"),
+        (lambda: checked(weight_decay=2.0**-10), "no weight decay"),
+        (lambda: checked(momentum=0.9), "whole eighths"),
+        (lambda: checked(momentum=0.0), "whole eighths"),
+        (lambda: checked(backbone_multiplier=0.5), "one rate for all"),
+        (lambda: checked(Arch(NUM_CLASSES, chain().backbone, chain().head)), "preset integer_only"),
+        (lambda: checked(integer.architecture(chain(), settings(image=16))), "got .'image'"),
+        (lambda: checked(integer.architecture(chain(), settings(maps=16))), "got .'maps'"),
     ],
 )
 def test_what_it_is_not_written_for_is_refused(change, says):
+    assert checked()
     with pytest.raises(UserError, match=says):
         change()
+
+
+def test_the_first_layer_is_known_by_its_place_and_a_constant_rate_stays():
+    """Three channels everywhere; the marks of `halving` mean nothing to `constant`."""
+    blocks = tuple(BlockArch("conv_stem", (w,)) for w in (3, 3, 6))
+    arch = Arch(NUM_CLASSES, BackboneArch("chain", blocks), chain(3).head)
+    arch = integer.architecture(arch, SETTINGS, image_reach=2.0)
+    p = phase(arch)
+    p = dataclasses.replace(p, optim=dataclasses.replace(p.optim, schedule="constant"))
+    follow(arch, p, 12)

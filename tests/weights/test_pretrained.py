@@ -132,29 +132,40 @@ def test_norms_by_deviation_start_from_variances(tmp_path, kind):
         save_model(tmp_path / "model", floating, unflatten(theirs), CARD)
         found = pretrained.find(str(tmp_path / "model"))
     filled, report = start(arch, found)
-    assert not report.missing and not report.unused and "deviations" in report.notes[-1]
+    assert not report.missing and not report.unused and "deviations" in report.notes[0]
     part = "block_01/conv1/norm"
     spread = np.sqrt(2 / np.pi)
+    # Random kernels reach far beyond; what the norm divides by again is smaller by a power of two.
+    kernel = theirs["params/block_01/conv1/kernel"]
+    ratio = filled["params/block_01/conv1/kernel"] / kernel
+    factor = float(ratio.ravel()[0])
+    np.testing.assert_array_equal(ratio, np.full_like(ratio, factor))
+    assert factor < 1 and np.frexp(factor)[0] == 0.5
     np.testing.assert_allclose(
         filled[f"batch_stats/{part}/deviation"],
-        spread * np.sqrt(theirs[f"batch_stats/{part}/var"]),
+        factor * spread * np.sqrt(theirs[f"batch_stats/{part}/var"]),
         rtol=1e-6,
     )
+    np.testing.assert_array_equal(
+        filled[f"batch_stats/{part}/mean"], factor * theirs[f"batch_stats/{part}/mean"]
+    )
+    assert "will be clipped" in report.notes[-1]  # classifiers have no norm behind them
     np.testing.assert_allclose(
         filled[f"params/{part}/scale"], spread * theirs[f"params/{part}/scale"], rtol=1e-6
     )
-    for same in (f"batch_stats/{part}/mean", f"params/{part}/bias"):
-        np.testing.assert_array_equal(filled[same], theirs[same])
+    np.testing.assert_array_equal(filled[f"params/{part}/bias"], theirs[f"params/{part}/bias"])
 
 
 def test_integer_networks_start_from_their_like(tmp_path):
     arch = integer.architecture(resnet(len(CARD.class_names)), integer.Settings("integer_only"))
-    theirs = random_values(arch)
+    theirs = {path: value / 64 for path, value in random_values(arch).items()}
     save_model(tmp_path / "model", arch, unflatten(theirs), CARD)
     filled, report = start(arch, pretrained.find(str(tmp_path / "model")))
     assert not report.notes
     for path, value in filled.items():
         np.testing.assert_array_equal(value, theirs[path])
+    with pytest.raises(UserError, match="norms by mean absolute deviation.*integer.preset"):
+        pretrained.values(resnet(len(CARD.class_names)), pretrained.find(str(tmp_path / "model")))
 
 
 def test_half_precision_becomes_float32(tmp_path):
