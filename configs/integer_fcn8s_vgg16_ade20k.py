@@ -1,4 +1,4 @@
-"""Integer FCN-8s on VGG-16 (Yang et al., 2011.14504, the flavour of the authors' fcn/), ADE20K.
+"""Integer FCN-8s on VGG-16 (Yang et al., 2011.14504, the flavour of the authors' fcn/), ADE20K. How many steps is ours.
 
 Command:  python -m jaxseg.train --config=configs/integer_fcn8s_vgg16_ade20k.py --workdir=W
               --config.data.dir=ADE20K_FOLDER

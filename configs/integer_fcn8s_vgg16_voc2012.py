@@ -1,4 +1,5 @@
-"""Integer FCN-8s on VGG-16 (Yang et al., 2011.14504, the flavour of the authors' fcn/), VOC 2012 augmented.
+"""Integer FCN-8s on VGG-16 (Yang et al., 2011.14504, the flavour of the authors' fcn/), VOC 2012
+augmented (ours; the code selects the plain list, its comment says augmented).
 
 Command:  python -m jaxseg.train --config=configs/integer_fcn8s_vgg16_voc2012.py --workdir=W
               --config.data.dir=VOC2012_FOLDER

@@ -15,6 +15,10 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SLOW_TO_COMPILE = (
     "camvid_deeplabv3plus_effnetlite0",
     "camvid_deeplabv3plus_resnet18",
+    "integer_camvid",
+    "integer_deeplabv3_resnet50_ade20k",
+    "integer_deeplabv3_resnet50_voc2012",
+    "integer_fcn8s_vgg16_ade20k",
     "itnet_camvid",
     "mess_camvid",
     "mess_toy_street",

@@ -10,6 +10,7 @@ from benchmarks.report.markdown import Record, percent, rows_of, seeds, table
 ARMS = {
     "float_adamw": "floats, AdamW and its own schedule",
     "float": "floats, the same schedule of powers of two",
+    "float_constant": "floats, with `integer_only`'s norm and gradients of constant size",
     "integer_only": "`integer_only`: everything between image and loss",
     "paper": "`paper`: stem, scores and resizing float",
     "wageubn": "`wageubn`: batch norm with roots; stem, scores and resizing float",

@@ -173,3 +173,36 @@ def test_the_rule_by_the_largest_value_has_one_scale_in_training_and_one_per_ima
     y, _ = normalised(x, np.ones(3, np.float32), np.zeros(3, np.float32), 1e-3, grids, None)
     codes = np.asarray(y) / np.abs(np.asarray(y)).max() * 127
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-3)
+    for kind in (NumbersArch(norm=DEVIATION), NumbersArch()):
+        norm = norm_of(kind, grids, None, "n")
+        variables = norm.init(jax.random.PRNGKey(0), x, True)
+        whole = np.asarray(norm.apply(variables, x, True))
+        for i in range(len(x)):
+            alone = norm.apply(variables, x[i : i + 1], True)
+            np.testing.assert_array_equal(alone, whole[i : i + 1])
+            assert np.abs(np.asarray(alone)).max() <= np.abs(x[i]).max() * 1.01
+
+
+def test_norm_of_the_parent_method_by_its_formula():
+    """WAGEUBN: mean and root on 16 bits, eps added to the root, result, scale and bias on 8, nothing clipped."""
+    x, scale, bias = example()
+    grids = IntegerArch(
+        normalised=Grid(8, OPEN), norm_params=Grid(8, OPEN), norm_stats=Grid(16, OPEN)
+    )
+    norm = norm_of(NumbersArch(norm_eps=2.0**-15), grids, None, "n")
+    params = {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}
+    stats = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    y, updated = norm.apply(
+        {"params": params, "batch_stats": stats}, x, False, mutable=["batch_stats"]
+    )
+    q = lambda v, bits: np.rint(v * 2.0 ** (bits - 1)) / 2.0 ** (bits - 1)  # noqa: E731
+    wide = np.float64(x)
+    root = q(np.sqrt(wide.var((0, 1, 2))), 16) + 2.0**-15
+    normal = q((wide - q(wide.mean((0, 1, 2)), 16)) / root, 8)
+    expected = normal * q(scale, 8) + q(bias, 8)
+    close = np.abs(np.asarray(y) - expected) < 1e-6
+    assert close.mean() > 0.995  # float32 rounds a few to the other side
+    assert np.abs(np.asarray(y) - expected).max() < 2.0**-6
+    np.testing.assert_allclose(
+        updated["batch_stats"]["var"], 0.9 + 0.1 * wide.var((0, 1, 2)), rtol=1e-4
+    )

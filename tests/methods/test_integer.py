@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg import build, cli, defaults
 from jaxseg.arch import from_json, to_json
 from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
@@ -237,6 +238,26 @@ def test_exits_and_their_stages_are_rounded_too():
 
 
 # --- Presets and mistakes ---
+
+
+def test_the_config_lists_every_width():
+    assert sorted(defaults.INTEGER_WIDTHS) == sorted(integer.WIDTHS)
+    assert set(defaults.get_config().integer.widths.values()) == {-1}
+
+
+@pytest.mark.parametrize(
+    "change", ["integer.widths.weights=4", "integer.layers=('head/*:weights=4',)"]
+)
+def test_changes_without_a_preset_are_refused(change):
+    config = cli.override(defaults.get_config(), [f"--config.{change}"])
+    with pytest.raises(UserError, match="expected a preset that they change"):
+        build.architecture(config, FakeSplit().spec)
+
+
+def test_a_mistake_names_its_phase():
+    phase = dataclasses.replace(phase_of(small_arch()), optim=Optim(learning_rate=0.3))
+    with pytest.raises(UserError, match="phase p: optim.learning_rate.*take 0.25 or 0.5"):
+        integer.rounded([phase], small_arch(), SETTINGS["paper"])
 
 
 def test_the_paper_has_two_flavours():
