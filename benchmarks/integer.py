@@ -14,8 +14,8 @@ from jaxseg.methods import integer
 CLAIM = (
     "Quarter-width DeepLabV3+ on ResNet-18, toy_street, 600 steps from scratch, test mIoU: floats by the quickstart's "
     "recipe, on the same power-of-two schedule, and with norm and constant gradients of integer_only but nothing else "
-    "of it; the presets of integer training; integer_only with one quantiser left out at a time. Is integer_only within "
-    "1.5 points of floats?"
+    "of it; the presets of integer training; integer_only with one quantiser left out at a time. Is integer_only "
+    "within 1.5 points of floats?"
 )
 SEEDS = (0, 1, 2)
 STEPS = 600

@@ -18,7 +18,7 @@ from jaxseg.arch import Arch, BackboneArch, BlockArch, HeadArch
 from jaxseg.data.plan import TrainPlan
 from jaxseg.methods import integer
 from jaxseg.models import zoo
-from jaxseg.training import integer_step, steps
+from jaxseg.training import integer_state, integer_step, steps
 from jaxseg.training import state as states
 from jaxseg.training.loss import Loss
 from jaxseg.training.optim import Optim
@@ -64,9 +64,9 @@ def on_integers(arch: Arch, cells: int) -> tuple[Any, Any]:
     phase = Phase("main", 100, make, TrainPlan(8, 8, seed=0, size_px=(32, 32)), OPTIM)
     (phase,) = integer.rounded([phase], arch, settings)
     layers = [(f"{b.name}/{s.name}", s) for b in zoo.blocks(arch) for s in b.layers]
-    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
+    table = integer_state.pixel_codes(MEAN, STD, arch.numbers.integer.image)
     step = integer_step.unchecked(layers, arch, phase.optim, 100, Loss(), table, cells)
-    return step, integer_step.codes_of(arch, states.create(arch, phase, 0, ema=False))
+    return step, integer_state.codes_of(arch, states.create(arch, phase, 0, ema=False))
 
 
 def measured(candidates: dict[str, tuple[Any, Any]], batch: dict[str, Any]) -> dict[str, Any]:

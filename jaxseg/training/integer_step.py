@@ -9,7 +9,7 @@ floats on grids (`training.steps.supervised`) is, bit for bit, provided that the
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,22 @@ import numpy as np
 from jaxseg.arch import Arch, LayerSpec
 from jaxseg.errors import UserError
 from jaxseg.layers.conv import kernel_reach
-from jaxseg.layers.normalise import normalise
 from jaxseg.models import zoo
 from jaxseg.numbers import DEVIATION, FIXED, FLAG, OPEN, SHIFT, Grid
 from jaxseg.objectives import losses
 from jaxseg.quant import integers as q
 from jaxseg.quant.integers import Fixed
-from jaxseg.quant.rounding import largest, onto, power_of_two, shift
-from jaxseg.training.fixed_point import CONSTANT, Updates, noise, path_name, stored_grids
+from jaxseg.quant.rounding import largest, power_of_two, shift
+from jaxseg.training.fixed_point import CONSTANT, Updates, noise
+from jaxseg.training.integer_state import (
+    MOMENTUM_BITS,
+    RUNNING_STEP,
+    STORED_BITS,
+    IntegerState,
+    stored_steps,
+)
 from jaxseg.training.loss import Objective
 from jaxseg.training.optim import Optim
-from jaxseg.training.state import TrainState
 from jaxseg.training.steps import UPDATE
 from jaxseg.types import Array, Batch, Outputs
 
@@ -36,8 +41,6 @@ I32 = jnp.int32
 ACTIVATION_STEP, LOGIT_STEP, NORM_STEP, BIAS_STEP, GRADIENT_STEP = -5, -4, -6, -12, -14
 """log2 of the steps of these grids."""
 
-MOMENTUM_BITS, STORED_BITS = 24, 24
-RUNNING_STEP = -22
 SIX = 6 << 11
 """ReLU6's bound in steps of scale times normalised value, 2^-11."""
 
@@ -55,23 +58,6 @@ WANTED = {
     "weights": Grid(8, FIXED, 0.0),
 }
 """The grids that this program is written for."""
-
-
-class IntegerState(NamedTuple):
-    """Whole numbers only; `codes_of` and `values_of` go between it and a `TrainState`.
-
-    step:     int32 scalar.
-    params:   path -> int32 codes of 24 bits.
-    momentum: path -> int32 codes of 24 bits.
-    stats:    path -> int32 codes of 24 bits.
-    key:      of the run.
-    """
-
-    step: Array
-    params: dict[str, Array]
-    momentum: dict[str, Array]
-    stats: dict[str, Array]
-    key: Array
 
 
 def check(arch: Arch, optim: Optim, cells: int) -> list[tuple[str, LayerSpec]]:
@@ -130,10 +116,7 @@ def sum_bits(taps: int, cells: int) -> float:
         "normalised value times scaled error": code * product * cells,
         # (g - mean) 2^15 / R over the sum's cells, and (sign - mean) times mean(g n), which is below 4 sqrt(2) 2^15.
         "the norm's gradient": 2**16 * cells + 2 * cells * 2**18,
-        "running statistics, in steps of 2^-22 / (cells / 256)": 8
-        * taps
-        * 2**22
-        * max(1, cells // 256),
+        "running statistics, in steps of 2^-14 / cells": 8 * taps * 2**14 * max(256, cells),
     }
     return math.log2(max(most.values()))
 
@@ -154,80 +137,148 @@ def make_step(
     return unchecked(check(arch, optim, cells), arch, optim, steps, loss, table, cells)
 
 
-def unchecked(layers, arch, optim, steps, loss, table, cells):
+def unchecked(
+    layers: list[tuple[str, LayerSpec]],
+    arch: Arch,
+    optim: Optim,
+    steps: int,
+    loss: Objective,
+    table: np.ndarray,
+    cells: int,
+) -> Callable[[IntegerState, Batch], tuple[IntegerState, dict[str, Array]]]:
     """`make_step` without its checks: sums may exceed 32 bits, as in measurements of time and memory."""
-    log2_cells = int(math.log2(cells))
-    log2_eps = int(math.log2(arch.numbers.norm_eps))
-    log2_rate = int(math.log2(optim.learning_rate))
-    halved = optim.halve_at if optim.schedule == "halving" else ()
-    marks = jnp.asarray([round(mark * steps) for mark in halved], I32)
-    image_step = int(math.log2(arch.numbers.integer.image.reach)) - 7
-    reach = {n: int(math.log2(kernel_reach(s, arch.numbers.integer.weights))) for n, s in layers}
-    stored = _stored_steps(arch)
-    *hidden, (last, _) = layers
-    share = int(math.log2(1 - arch.numbers.norm_momentum))
+    weights, marks = arch.numbers.integer.weights, ()
+    if optim.schedule == "halving":
+        marks = tuple(round(mark * steps) for mark in optim.halve_at)
+    program = _Program(
+        hidden=tuple(name for name, _ in layers[:-1]),
+        last=layers[-1][0],
+        reach={name: int(math.log2(kernel_reach(spec, weights))) for name, spec in layers},
+        stored=stored_steps(arch),
+        image_step=int(math.log2(arch.numbers.integer.image.reach)) - 7,
+        log2_cells=int(math.log2(cells)),
+        log2_eps=int(math.log2(arch.numbers.norm_eps)),
+        log2_share=int(math.log2(1 - arch.numbers.norm_momentum)),
+        log2_rate=int(math.log2(optim.learning_rate)),
+        marks=marks,
+        eighths=int(8 * optim.momentum),
+    )
 
     def step(state: IntegerState, batch: Batch) -> tuple[IntegerState, dict[str, Array]]:
-        p = state.params
-        kernels = {n: q.clipped(q.scaled(p[f"{n}/kernel"], 16), 8).astype(jnp.int8) for n in reach}
-        channels = jnp.arange(3).reshape(1, 1, 1, 3)
-        x = Fixed(jnp.asarray(table)[batch["image"].astype(I32), channels], image_step)
-        saved, stats = [], dict(state.stats)
-        for name, _ in hidden:
-            y = Fixed(q.convolution(x.codes, kernels[name]), x.exponent + reach[name] - 7)
-            found = q.normalised(y, log2_cells, log2_eps)
-            gain, offset = (_norm_param(p[f"{name}/norm/{part}"]) for part in ("scale", "bias"))
-            saved.append((x, found, gain, offset))
-            x = _activated(found.normal, gain, offset)
-            mean = Fixed(found.mean, q.STEP)
-            for key, now in (("mean", mean), ("deviation", found.deviation)):
-                path = f"{name}/norm/{key}"
-                stats[path] = _moved_on(stats[path], now, share)
-        scores = q.convolution(x.codes, kernels[last])
-        down = ACTIVATION_STEP + reach[last] - 7
-        bias = q.clipped(q.scaled(p[f"{last}/bias"], BIAS_STEP - stored[f"{last}/bias"]), 16)
-        scores = scores + q.scaled(bias, down - BIAS_STEP).reshape(1, 1, 1, -1)
-        scores = q.clipped(q.scaled(scores, LOGIT_STEP - down), 8).astype(jnp.int8)
-        error, sums = loss_error(scores, batch, loss)
-
-        grads = {
-            f"{last}/bias": Fixed(
-                jnp.sum(error.codes.astype(I32), q.AXES, dtype=I32), error.exponent
-            )
+        kernels = {
+            name: q.clipped(q.scaled(state.params[f"{name}/kernel"], 16), 8).astype(jnp.int8)
+            for name in program.reach
         }
-        flagged = q.flag(error)
-        grads[f"{last}/kernel"] = _kernel_gradient(x, flagged, 1)
-        back = _input_gradient(kernels[last], reach[last] - 7, flagged)
-        for (name, spec), (x, found, gain, offset) in zip(hidden[::-1], saved[::-1], strict=True):
-            first = name == hidden[0][0]
-            dy = q.shift(back, 8)
-            y = _affine(found.normal, gain, offset)
-            dy = Fixed(jnp.where((y > 0) & (y < SIX), dy.codes, 0).astype(jnp.int8), dy.exponent)
-            wide, normal = dy.codes.astype(I32), found.normal.astype(I32)
-            scale = Fixed(jnp.sum(wide * normal, q.AXES, dtype=I32), dy.exponent + ACTIVATION_STEP)
-            grads[f"{name}/norm/scale"] = scale
-            grads[f"{name}/norm/bias"] = Fixed(jnp.sum(wide, q.AXES, dtype=I32), dy.exponent)
-            flagged = q.flag(q.norm_gradient(found, gain, dy, log2_cells))
-            grads[f"{name}/kernel"] = _kernel_gradient(x, flagged, spec.kernel[0])
-            if not first:
-                back = _input_gradient(kernels[name], reach[name] - 7, flagged)
-                # The gradients of one layer before those of the next, or the errors of all would be kept.
-                back, grads = jax.lax.optimization_barrier((back, grads))
-
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), UPDATE)
-        rate = log2_rate - jnp.sum(state.step >= marks, dtype=I32)
-        params, momentum = {}, {}
-        drawn = noise(key, {path: value.shape for path, value in p.items()})
-        for path, value in p.items():
-            g = q.constant(grads[path], drawn[path])
-            v = _with_momentum(state.momentum[path], g, int(8 * optim.momentum))
-            momentum[path] = v
-            # v is in steps of 2^-23.
-            change = q.clipped(q.scaled(v, stored[path] - rate + MOMENTUM_BITS - 1), STORED_BITS)
-            params[path] = q.clipped(value - change, STORED_BITS)
+        channels = jnp.arange(3).reshape(1, 1, 1, 3)
+        image = jnp.asarray(table)[batch["image"].astype(I32), channels]
+        scores, saved, stats = _forward(program, state, kernels, image)
+        error, sums = loss_error(scores, batch, loss)
+        grads = _backward(program, kernels, saved, error)
+        params, momentum = _update(program, state, grads)
         return IntegerState(state.step + 1, params, momentum, stats, state.key), sums
 
     return step
+
+
+class _Program(NamedTuple):
+    """What is known before the first step; steps of numbers are told by their binary logarithms.
+
+    hidden, last: names of layers. reach, stored: of kernels' grids, and of parameters as they are stored.
+    log2_share: of new running statistics. marks: steps from which on the rate is halved once more.
+    """
+
+    hidden: tuple[str, ...]
+    last: str
+    reach: dict[str, int]
+    stored: dict[str, int]
+    image_step: int
+    log2_cells: int
+    log2_eps: int
+    log2_share: int
+    log2_rate: int
+    marks: tuple[int, ...]
+    eighths: int
+
+
+class _Saved(NamedTuple):
+    """What a layer keeps for the way back: its input and its normalised values, int8; scale and bias of its norm."""
+
+    x: Fixed
+    found: q.Normal | None
+    gain: Array | None
+    offset: Array | None
+
+
+def _forward(
+    program: _Program, state: IntegerState, kernels: dict[str, Array], image: Array
+) -> tuple[Array, list[_Saved], dict[str, Array]]:
+    """(int8 scores [B, H, W, K], what each layer keeps, running statistics after)."""
+    p, stats, saved = state.params, dict(state.stats), []
+    x = Fixed(image, program.image_step)
+    for name in program.hidden:
+        y = Fixed(q.convolution(x.codes, kernels[name]), x.exponent + program.reach[name] - 7)
+        found = q.normalised(y, program.log2_cells, program.log2_eps)
+        gain, offset = (
+            q.clipped(q.scaled(p[f"{name}/norm/{part}"], 16), 8) for part in ("scale", "bias")
+        )
+        saved.append(_Saved(x, found, gain, offset))
+        x = _activated(found.normal, gain, offset)
+        now = {"mean": Fixed(found.mean, q.STEP), "deviation": found.deviation}
+        for key, value in now.items():
+            path = f"{name}/norm/{key}"
+            stats[path] = _moved_on(stats[path], value, program.log2_share)
+    saved.append(_Saved(x, None, None, None))
+    path = f"{program.last}/bias"
+    step = ACTIVATION_STEP + program.reach[program.last] - 7
+    bias = q.clipped(q.scaled(p[path], BIAS_STEP - program.stored[path]), 16)
+    scores = q.convolution(x.codes, kernels[program.last])
+    scores = scores + q.scaled(bias, step - BIAS_STEP).reshape(1, 1, 1, -1)
+    return q.clipped(q.scaled(scores, LOGIT_STEP - step), 8).astype(jnp.int8), saved, stats
+
+
+def _backward(
+    program: _Program, kernels: dict[str, Array], saved: list[_Saved], error: Fixed
+) -> dict[str, Fixed]:
+    """Path of every parameter -> its gradient, int32 codes."""
+    total = lambda codes: jnp.sum(codes, q.AXES, dtype=I32)  # noqa: E731
+    name, flagged = program.last, q.flag(error)
+    behind = name
+    grads = {
+        f"{name}/bias": Fixed(total(error.codes.astype(I32)), error.exponent),
+        f"{name}/kernel": _kernel_gradient(saved[-1].x, flagged, kernels[name].shape[0]),
+    }
+    for name, before in zip(program.hidden[::-1], saved[-2::-1], strict=True):
+        back = _input_gradient(kernels[behind], program.reach[behind] - 7, flagged)
+        # The gradients of one layer before those of the next, or the errors of all would be kept.
+        back, grads = jax.lax.optimization_barrier((back, grads))
+        x, found, gain, offset = before
+        dy, y = q.shift(back, 8), _affine(found.normal, gain, offset)
+        dy = Fixed(jnp.where((y > 0) & (y < SIX), dy.codes, 0).astype(jnp.int8), dy.exponent)
+        wide, normal = dy.codes.astype(I32), found.normal.astype(I32)
+        grads[f"{name}/norm/scale"] = Fixed(total(wide * normal), dy.exponent + ACTIVATION_STEP)
+        grads[f"{name}/norm/bias"] = Fixed(total(wide), dy.exponent)
+        flagged = q.flag(q.norm_gradient(found, gain, dy, program.log2_cells))
+        grads[f"{name}/kernel"] = _kernel_gradient(x, flagged, kernels[name].shape[0])
+        behind = name
+    return grads
+
+
+def _update(
+    program: _Program, state: IntegerState, grads: dict[str, Fixed]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(parameters, momentum) after a step."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), UPDATE)
+    rate = program.log2_rate - sum((state.step >= mark).astype(I32) for mark in program.marks)
+    drawn = noise(key, {path: value.shape for path, value in state.params.items()})
+    params, momentum = {}, {}
+    for path, value in state.params.items():
+        g = q.constant(grads[path], drawn[path])
+        v = _with_momentum(state.momentum[path], g, program.eighths)
+        # v is in steps of 2^-23.
+        down = program.stored[path] - rate + MOMENTUM_BITS - 1
+        change = q.clipped(q.scaled(v, down), STORED_BITS)
+        params[path], momentum[path] = q.clipped(value - change, STORED_BITS), v
+    return params, momentum
 
 
 def loss_error(scores: Array, batch: Batch, loss: Objective) -> tuple[Fixed, dict[str, Array]]:
@@ -251,11 +302,6 @@ def loss_error(scores: Array, batch: Batch, loss: Objective) -> tuple[Fixed, dic
 
     codes, exponent, sums = floating_loss(scores, batch["label"], batch["weight"])
     return Fixed(codes, exponent), sums
-
-
-def _norm_param(stored: Array) -> Array:
-    """Codes of 2^NORM_STEP from stored ones."""
-    return q.clipped(q.scaled(stored, 16), 8)
 
 
 def _affine(normal: Array, gain: Array, shift: Array) -> Array:
@@ -295,49 +341,3 @@ def _with_momentum(v: Array, g: Array, eighths: int) -> Array:
     """Q(momentum v + g) in steps of 2^-23, clipped below 1; g: whole multiples of 2^GRADIENT_STEP below 2^7."""
     total = v * eighths + (g << (GRADIENT_STEP + MOMENTUM_BITS + 2))  # in eighths of a step
     return q.clipped(q.scaled(total, 3), MOMENTUM_BITS)
-
-
-# --- Between this state and that of the simulation ---
-
-
-def _stored_steps(arch: Arch) -> dict[str, int]:
-    """Path -> log2 of the step in which a parameter is stored."""
-    grids = stored_grids(arch, Updates(stored_bits=STORED_BITS))
-    return {path: int(math.log2(grid.reach)) - STORED_BITS + 1 for path, grid in grids.items()}
-
-
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
-def codes_of(arch: Arch, state: TrainState) -> IntegerState:
-    """The integer state of a fresh or running simulation; weights that are on no grid yet are rounded."""
-    steps = _stored_steps(arch)
-
-    def code(value: Array, step: int) -> Array:
-        return q.clipped(jnp.round(jnp.ldexp(value, -step)).astype(I32), STORED_BITS)
-
-    params = {path: code(v, steps[path]) for path, v in _flat(state.params).items()}
-    traces = [part for part in state.opt_state if hasattr(part, "trace")]
-    momentum = {path: code(v, 1 - MOMENTUM_BITS) for path, v in _flat(traces[0].trace).items()}
-    stats = {
-        path: jnp.round(jnp.ldexp(v, -RUNNING_STEP)).astype(I32)
-        for path, v in _flat(state.batch_stats).items()
-    }
-    return IntegerState(state.step, params, momentum, stats, state.key)
-
-
-def values_of(arch: Arch, state: IntegerState) -> dict[str, np.ndarray]:
-    """Path -> what the codes mean, float64: parameters, then running statistics."""
-    steps = _stored_steps(arch)
-    found = {path: np.ldexp(np.float64(v), steps[path]) for path, v in state.params.items()}
-    return found | {p: np.ldexp(np.float64(v), RUNNING_STEP) for p, v in state.stats.items()}
-
-
-def pixel_codes(mean: tuple[float, ...], std: tuple[float, ...], grid: Grid) -> np.ndarray:
-    """int8 [256, 3]: what normalising and rounding make of every pixel value."""
-    pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (1, 256, 3))
-    image = normalise(jnp.asarray(pixels)[None], mean, std, jnp.float32)[0, 0]
-    step = grid.reach * 2.0 ** (1 - grid.bits)
-    return np.asarray(onto(image, grid) / step).round().astype(np.int8)

@@ -14,8 +14,9 @@ from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.methods import integer
 from jaxseg.models import zoo
-from jaxseg.training import integer_step, steps
+from jaxseg.training import integer_state, integer_step, steps
 from jaxseg.training import state as states
+from jaxseg.training.fixed_point import path_name
 from jaxseg.training.loss import Loss
 from jaxseg.training.optim import Optim
 from jaxseg.training.phases import Phase
@@ -44,9 +45,9 @@ def phase(arch, **optim) -> Phase:
 def follow(arch, p, steps_taken):
     """Both for some steps: after each, parameters and statistics are the same numbers. Returns first and last ones."""
     state = states.create(arch, p, 0, ema=False)
-    whole = integer_step.codes_of(arch, state)
-    start = integer_step.values_of(arch, whole)
-    rounded = lambda path, x: jnp.asarray(start[integer_step.path_name(path)], x.dtype)  # noqa: E731
+    whole = integer_state.codes_of(arch, state)
+    start = integer_state.values_of(arch, whole)
+    rounded = lambda path, x: jnp.asarray(start[path_name(path)], x.dtype)  # noqa: E731
     state = state.replace(params=jax.tree_util.tree_map_with_path(rounded, state.params))
     step = jax.jit(ready(arch, p))
     with float64.everywhere():
@@ -56,8 +57,8 @@ def follow(arch, p, steps_taken):
             data = batch(4, 8, 8, seed=i)
             state, sums = simulated(state, data)
             whole, told = step(whole, data)
-            values = integer_step.values_of(arch, whole)
-            found = integer_step._flat(state.params) | integer_step._flat(state.batch_stats)
+            values = integer_state.values_of(arch, whole)
+            found = integer_state.flat(state.params) | integer_state.flat(state.batch_stats)
             for path in sorted(values):
                 np.testing.assert_array_equal(values[path], found[path], err_msg=f"{i} {path}")
             assert float(told["loss_sum"]) == pytest.approx(float(sums["loss_sum"]), rel=1e-12)
@@ -72,7 +73,7 @@ def test_twenty_steps_are_those_of_the_simulation_to_the_bit():
 
 
 def ready(arch, p, cells=4 * 8 * 8):
-    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
+    table = integer_state.pixel_codes(MEAN, STD, arch.numbers.integer.image)
     return integer_step.make_step(arch, p.optim, STEPS, loss=Loss(), table=table, cells=cells)
 
 
@@ -92,7 +93,7 @@ def equations(jaxpr, inside=""):
 
 def test_nothing_floats_outside_of_the_loss():
     arch = chain()
-    state = integer_step.codes_of(arch, states.create(arch, phase(arch), 0, ema=False))
+    state = integer_state.codes_of(arch, states.create(arch, phase(arch), 0, ema=False))
     data = {k: v for k, v in batch(4, 8, 8).items() if k != "weight"}
     weight = np.ones(4, np.float32)
     step = ready(arch, phase(arch))
@@ -121,9 +122,9 @@ def test_what_is_kept_for_the_way_back_is_half_of_floats_or_less():
     arch = chain(6)
     p = phase(arch)
     layers = [(f"{b.name}/{s.name}", s) for b in zoo.blocks(arch) for s in b.layers]
-    table = integer_step.pixel_codes(MEAN, STD, arch.numbers.integer.image)
+    table = integer_state.pixel_codes(MEAN, STD, arch.numbers.integer.image)
     integers = integer_step.unchecked(layers, arch, p.optim, STEPS, Loss(), table, 4 * 32 * 32)
-    state = integer_step.codes_of(arch, states.create(arch, p, 0, ema=False))
+    state = integer_state.codes_of(arch, states.create(arch, p, 0, ema=False))
     data = batch(4, 32, 32)
     plain = Arch(NUM_CLASSES, arch.backbone, arch.head)
     optim = Optim(momentum=0.875, weight_decay=0.0)
