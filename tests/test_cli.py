@@ -57,7 +57,7 @@ MISTAKES = [
     (train, [*INTEGER, "--config.integer.widths.weights=0"], "got 0; expected 2 to 31 bits"),
     (train, [*INTEGER, "--config.integer.widths.gradients=33"], "got 33; expected 2 to 31 bits"),
     (train, [*INTEGER, "--config.integer.preset=papr"], "did you mean 'paper'"),
-    (train, [*INTEGER, "--config.integer.layers=('haed/*:weights=4',)"], "'haed/*'"),
+    (train, [*INTEGER, "--config.integer.layers=('haed/*:weights=4',)"], "'haed/"),
     (train, [*INTEGER, "--config.model.compute=bfloat16"], "expected float32"),
     # config files
     (train, ["--config=configs/quickstrat.py", "--workdir=W"], "quickstart.py'"),

@@ -19,6 +19,7 @@ SLOW_TO_COMPILE = (
     "integer_deeplabv3_resnet50_ade20k",
     "integer_deeplabv3_resnet50_voc2012",
     "integer_fcn8s_vgg16_ade20k",
+    "integer_toy_street",
     "itnet_camvid",
     "mess_camvid",
     "mess_toy_street",

@@ -108,10 +108,12 @@ def initial(
     if not spec.norm:
         return params, {}
     start, statistics = initial_values(numbers)
-    params["norm"] = {name: jnp.full(outputs, value) for name, value in start.items()}
+    # With their type: arrays of a mere Python number have a weak one, and the second step would compile again.
+    full = lambda value, shape: jnp.full(shape, value, jnp.float32)  # noqa: E731
+    params["norm"] = {name: full(value, outputs) for name, value in start.items()}
     if spec.own == STATISTICS:
         outputs = (spec.repeats, *outputs)
-    return params, {"norm": {name: jnp.full(outputs, value) for name, value in statistics.items()}}
+    return params, {"norm": {name: full(value, outputs) for name, value in statistics.items()}}
 
 
 class Conv(nn.Module):

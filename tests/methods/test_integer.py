@@ -28,6 +28,8 @@ from tests.fakes import FakeSplit, batch, small_arch
 from tests.models.test_zoo import CHEAP, COVERING, STRIDE, K, filled, image
 
 MEAN, STD = (128 / 255,) * 3, (64 / 255,) * 3
+OTHERS = (("integer_only", "pmap"), ("paper", "jit"), ("wageubn", "jit"))
+SLOW_PRESETS = [pytest.param(p, marks=pytest.mark.slow) for p in ("paper", "integer_only")]
 SETTINGS = {preset: integer.Settings(preset) for preset in integer.PRESETS}
 OPTIM = Optim(
     learning_rate=2.0**-4, momentum=0.75, weight_decay=0.0, schedule="halving", halve_at=(0.5,)
@@ -133,7 +135,10 @@ def take(arch, phase, *, mode="jit", devices=1, times=1):
 
 @pytest.mark.parametrize(
     "preset, mode",
-    [("integer_only", "pmap"), ("integer_only", "jit"), ("paper", "jit"), ("wageubn", "jit")],
+    [
+        ("integer_only", "jit"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
+    ],
 )
 def test_two_devices_are_one(preset, mode):
     """Ranges, means and gradients are of the whole batch. What rounds to another side differs by a step."""
@@ -152,7 +157,7 @@ def test_two_devices_are_one(preset, mode):
     chex.assert_trees_all_close(one.batch_stats, two.batch_stats, atol=2e-4)
 
 
-@pytest.mark.parametrize("preset", integer.PRESETS)
+@pytest.mark.parametrize("preset", ["wageubn", *SLOW_PRESETS])
 def test_stored_weights_stay_on_their_grids(preset):
     arch = whole(preset, small_arch(dropout=0.0))
     after, _ = take(
@@ -210,7 +215,11 @@ def floating_loss():
 @pytest.mark.parametrize(
     # The authors' gradients are a tenth and without momentum, constant ones small: rates to match.
     "preset, rate",
-    [("paper", 2.0), ("wageubn", 2.0), ("integer_only", 1.0)],
+    [
+        ("integer_only", 1.0),
+        pytest.param("paper", 2.0, marks=pytest.mark.slow),
+        pytest.param("wageubn", 2.0, marks=pytest.mark.slow),
+    ],
 )
 def test_the_loss_falls_about_as_far_as_in_floats(preset, rate):
     """T9: within a quarter of the first loss of the float run on the same schedule."""
