@@ -2,8 +2,8 @@
 
 Command:  python -m jaxseg.train --config=configs/integer_toy_street.py --workdir=runs/integer
           (--config.integer.preset=paper, wageubn, or nothing for floats on the same schedule)
-Hardware: 2 CPU cores.  Time: TIME.
-Val mIoU: VAL.
+Hardware: 2 CPU cores.  Time: about 2 min beside another run.
+Val mIoU: not kept; test mIoU: 0.444, mean of seeds 0 to 2, 0.419 to 0.481 (last checkpoint; results/integer.json).
 
 Crops of 96x128 px, no augmentation but flips, no dropout. Pixels are normalised to whole steps of 1/64, so that an
 image is exact in 8 bits.
