@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jaxseg.errors import UserError
+from jaxseg.flow import Op
 from jaxseg.numbers import NumbersArch
 from jaxseg.outside import as_record, parse_object
 from jaxseg.types import IGNORE_LABEL
@@ -221,9 +222,10 @@ class BlockSpec:
 
     name:    'block_00', .., 'head', 'aux_0', 'exit_0': the top-level name of its variables.
     role:    'backbone', 'head', 'aux' or 'exit'.
-    kind:    selects the module.
+    kind:    of the block or head that it was made from.
     layers:  every convolution, in the order of execution. Those whose name begins with 'logits' have
              one output channel per class.
+    ops:     what it does with its maps, the layers among them.
     inputs:  heads only: the taps it reads, main one first.
     dropout: heads only.
     pool:    (channels, output stride) of a map that is averaged over the whole image, or None.
@@ -233,6 +235,7 @@ class BlockSpec:
     role: str
     kind: str
     layers: tuple[LayerSpec, ...]
+    ops: tuple[Op, ...]
     out_channels: int
     out_stride: int
     inputs: tuple[str, ...] = ()

@@ -1,19 +1,25 @@
-"""What backbone blocks and heads have in common: they are made from a `BlockSpec`."""
+"""The Flax module of every backbone block and head, made from a `BlockSpec`; and what their specs have in common."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 
+from jaxseg import flow
 from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
 from jaxseg.errors import UserError
-from jaxseg.layers.conv import Conv, ConvOp, conv2d, on_grid
+from jaxseg.flow import Op
+from jaxseg.layers.conv import ACTIVATIONS, Conv, ConvOp, conv2d, on_grid
+from jaxseg.layers.pool import global_average, halved, max_pool
+from jaxseg.layers.resize import resize_bilinear, upsample_nearest
 from jaxseg.numbers import NumbersArch
 from jaxseg.types import Array
 
 
-class SpecModule(nn.Module):
-    """Base of all blocks and heads; its layers are submodules named as in the spec.
+class Block(nn.Module):
+    """A backbone block or a head: the operations of its spec, one after the other.
+
+    Its layers are submodules named as in the spec; the other operations have no variables.
 
     spec:      what to compute.
     numbers:   dtype of the computation, constants of batch norm, integer grids.
@@ -26,30 +32,61 @@ class SpecModule(nn.Module):
     conv_op: ConvOp = conv2d
     axis_name: str | None = None
 
-    def conv(self, name: str, in_setup: bool = False) -> Conv:
-        """The layer `name` of the spec, with its bias, norm and activation; in `setup` Flax names it itself."""
-        spec, grids = self.spec.layer(name), self.numbers.integer.at(f"{self.spec.name}/{name}")
-        own = None if in_setup else name
+    @nn.compact
+    def __call__(self, *inputs: Array, train: bool = False) -> Array:
+        """The maps that the block reads, [B, h, w, C] each, to its result. Dropout draws from the stream 'dropout'."""
+        return self.run(inputs, train)
+
+    def run(self, inputs: Sequence[Array], train: bool) -> Array:
+        maps = {flow.entry(i): x for i, x in enumerate(inputs)}
+        for op in self.spec.ops:
+            maps[op.name] = self._done(op, [maps[name] for name in op.reads], train)
+        return maps[self.spec.ops[-1].name]
+
+    def layer(self, name: str) -> Conv:
+        """The layer `name` of the spec, with its bias, norm and activation."""
+        return self._conv(name, name)
+
+    def _conv(self, name: str, own: str | None) -> Conv:
+        grids = self.numbers.integer.at(f"{self.spec.name}/{name}")
+        spec = self.spec.layer(name)
         return Conv(spec, self.numbers, self.conv_op, self.axis_name, grids, name=own)
 
-    def on_grid(self, x: Array, train: bool, path: str = "maps") -> Array:
-        """What the block makes of the results of its layers, on the grid of `path`; of float networks `x` itself.
-
-        path: 'activations' behind an activation, 'logits' for scores, 'maps' for everything else.
-        """
+    def _done(self, op: Op, maps: list[Array], train: bool) -> Array:
+        if op.kind == flow.CONV:
+            return self.layer(op.name)(maps[0], train)
+        y = (
+            OPERATIONS[op.kind](op, *maps)
+            if op.kind != flow.DROPOUT
+            else self._dropped(*maps, train)
+        )
+        # What only picks, repeats or puts side by side is on a grid already.
+        if op.kind in (flow.JOIN, flow.NEAREST, flow.MAX_POOL, flow.SPREAD) or y is maps[0]:
+            return y
         grids = self.numbers.integer.at(f"{self.spec.name}/")
-        return on_grid(x, getattr(grids, path), grids.errors, self.axis_name, train)
+        return on_grid(y, getattr(grids, op.path), grids.errors, self.axis_name, train)
+
+    def _dropped(self, x: Array, train: bool) -> Array:
+        return nn.Dropout(self.spec.dropout, deterministic=not train)(x)
 
 
-class Kind(NamedTuple):
-    """A kind of backbone block.
+OPERATIONS: dict[str, Callable[..., Array]] = {
+    flow.ADD: lambda op, x, y: ACTIVATIONS[op.activation](x + y),
+    flow.MULTIPLY: lambda op, x, y: x * y,
+    flow.JOIN: lambda op, *maps: jnp.concatenate(maps, axis=-1),
+    flow.RESIZE: lambda op, x, like: resize_bilinear(
+        x, like.shape[1:3], align_corners=op.corners
+    ).astype(x.dtype),
+    flow.NEAREST: lambda op, x, like: upsample_nearest(x, like.shape[1:3]),
+    flow.MAX_POOL: lambda op, x: max_pool(x, op.window),
+    flow.AVERAGE: lambda op, x: global_average(x),
+    flow.HALVE: lambda op, x: halved(x),
+    flow.SPREAD: lambda op, x, like: jnp.broadcast_to(x, (*like.shape[:3], x.shape[-1])),
+}
+"""Kind of `flow.Op` -> (op, maps) -> map; without what has variables or chance."""
 
-    spec:   (name, block, in_channels, in_stride) -> BlockSpec; UserError if impossible.
-    module: (x, train) -> y, made from that spec.
-    """
-
-    spec: Callable[[str, BlockArch, int, int], BlockSpec]
-    module: type[SpecModule]
+MakeSpec = Callable[[str, BlockArch, int, int], BlockSpec]
+"""A kind of backbone block: (name, block, in_channels, in_stride) -> its spec; UserError if impossible."""
 
 
 def normed_layer(

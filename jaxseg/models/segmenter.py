@@ -9,6 +9,7 @@ from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
 from jaxseg.models.backbones import inverted, itnet, resnet, vgg
+from jaxseg.models.block import Block
 from jaxseg.models.heads import registry as heads
 from jaxseg.models.heads.head import Tap
 from jaxseg.numbers import FOLDED
@@ -16,7 +17,7 @@ from jaxseg.quant.rounding import onto
 from jaxseg.types import Array, Outputs
 
 KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS, **itnet.KINDS}
-"""Every kind of backbone block: name -> Kind. A new backbone adds its own here."""
+"""Every kind of backbone block: name -> its spec. A new backbone adds its own here."""
 
 
 def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
@@ -33,7 +34,7 @@ def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
             raise UserError(
                 f"repeats of {block_name(i)} ({block.kind})", got=block.repeats, expected=1
             )
-        specs.append(KINDS[block.kind].spec(block_name(i), block, channels, stride))
+        specs.append(KINDS[block.kind](block_name(i), block, channels, stride))
         channels, stride = specs[-1].out_channels, specs[-1].out_stride
     return tuple(specs)
 
@@ -77,8 +78,7 @@ class Segmenter(nn.Module):
         # setattr names a submodule; it makes its variables on first use, so a run over some of the
         # blocks needs the variables of those only.
         for spec in blocks(self.arch):
-            kinds = KINDS if spec.role == "backbone" else heads.KINDS
-            module = kinds[spec.kind].module
+            module = itnet.Loop if spec.kind in itnet.LOOPS else Block
             setattr(self, spec.name, module(spec, self.arch.numbers, self.conv_op, self.axis_name))
 
     def run(
@@ -102,7 +102,7 @@ class Segmenter(nn.Module):
         wanted = {t for head in (arch.head, *arch.aux, *arch.exits) for t in head.inputs}
         taps = {IMAGE: carry} if start == 0 and IMAGE in wanted else {}
         for name in map(block_name, range(start, stop)):
-            carry = getattr(self, name)(carry, train and name not in self.frozen)
+            carry = getattr(self, name)(carry, train=train and name not in self.frozen)
             if name in wanted:
                 taps[name] = carry
         return carry, taps
@@ -110,8 +110,8 @@ class Segmenter(nn.Module):
     def score(self, name: str, taps: Mapping[str, Array], train: bool = False) -> Array:
         """float32 [B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..)."""
         head = getattr(self, name)
-        inputs = tuple(taps[t] for t in head.spec.inputs)
-        return head(inputs, train and name not in self.frozen).astype(jnp.float32)
+        inputs = (taps[t] for t in head.spec.inputs)
+        return head(*inputs, train=train and name not in self.frozen).astype(jnp.float32)
 
     def answer(self, taps: Mapping[str, Array], train: bool = False) -> Outputs:
         """All heads on the taps of a whole run; auxiliary ones in training only."""

@@ -11,13 +11,11 @@ published weights come: padding 'same' (kinds with that ending), batch norm epsi
 import functools
 from dataclasses import replace
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import BlockArch, BlockSpec
 from jaxseg.errors import UserError
 from jaxseg.models.backbones.trunk import Stage, Trunk, build, check_output_stride, check_width
-from jaxseg.models.block import Kind, SpecModule, check_widths, normed_layer, round_width
-from jaxseg.types import Array
+from jaxseg.models.block import MakeSpec, check_widths, normed_layer, round_width
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -98,7 +96,8 @@ def _stem_spec(
         "conv", in_channels, block.widths[0], block.kernel, in_stride,
         stride=block.stride, activation="relu6", padding=padding,
     )  # fmt: skip
-    return BlockSpec(name, "backbone", block.kind, (conv,), block.widths[0], conv.out_stride)
+    ops = flow.chain("in_0", "conv")
+    return BlockSpec(name, "backbone", block.kind, (conv,), ops, block.widths[0], conv.out_stride)
 
 
 def _inverted_spec(
@@ -119,37 +118,15 @@ def _inverted_spec(
         replace(depthwise, groups=hidden),
         normed_layer("project", hidden, out, 1, out_stride, activation=""),
     ]
-    return BlockSpec(name, "backbone", block.kind, tuple(layers[not expanded :]), out, out_stride)
+    layers = tuple(layers[not expanded :])
+    ops = flow.chain("in_0", *(layer.name for layer in layers))
+    if block.stride == 1 and in_channels == out:
+        ops += (flow.add("sum", "in_0", "project"),)
+    return BlockSpec(name, "backbone", block.kind, layers, ops, out, out_stride)
 
 
-# --- Modules ---
-
-
-class ConvStem(SpecModule):
-    """One strided convolution."""
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        return self.conv("conv")(x, train)
-
-
-class Inverted(SpecModule):
-    """Expand, filter, project; plus the input, where stride and channels allow."""
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        y = self.conv("expand")(x, train) if self.spec.has("expand") else x
-        y = self.conv("depthwise")(y, train)
-        y = self.conv("project")(y, train)
-        residual = self.spec.layer("depthwise").stride == 1 and x.shape[-1] == y.shape[-1]
-        return self.on_grid(x + y, train) if residual else y
-
-
-KINDS = {
-    f"{kind}{ending}": Kind(functools.partial(spec, padding=padding), module)
+KINDS: dict[str, MakeSpec] = {
+    f"{kind}{ending}": functools.partial(spec, padding=padding)
     for ending, padding in (("", "symmetric"), ("_same", "same"))
-    for kind, spec, module in (
-        ("conv_stem", _stem_spec, ConvStem),
-        ("inverted", _inverted_spec, Inverted),
-    )
+    for kind, spec in (("conv_stem", _stem_spec), ("inverted", _inverted_spec))
 }

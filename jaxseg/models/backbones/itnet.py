@@ -14,19 +14,18 @@ by the weights whatever h was: any number of passes stays finite.
 Order of the loop's `BlockArch.widths`: fuse, then per scale conv1, conv2, conv3 of the bottleneck.
 """
 
-import functools
 from dataclasses import replace
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxseg import flow
 from jaxseg.arch import ALL, NOTHING, STATISTICS, BackboneArch, BlockArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.layers.pool import halved
-from jaxseg.layers.resize import upsample_nearest
+from jaxseg.flow import Op
+from jaxseg.layers.conv import Conv
 from jaxseg.models.backbones.trunk import Trunk, check_output_stride, check_width
-from jaxseg.models.block import Kind, SpecModule, check_widths, normed_layer, round_width
+from jaxseg.models.block import Block, MakeSpec, check_widths, normed_layer, round_width
 from jaxseg.types import Array
 
 OUTPUT_STRIDES = (8, 4)
@@ -107,10 +106,29 @@ def _spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> Bloc
         ]
     own = LOOPS[block.kind]
     looped = (replace(layer, repeats=block.repeats, own=own) for layer in layers)
-    return BlockSpec(name, "backbone", block.kind, tuple(looped), fuse, in_stride)
+    ops = _one_pass(scales)
+    return BlockSpec(name, "backbone", block.kind, tuple(looped), ops, fuse, in_stride)
 
 
-class Loop(SpecModule):
+def _one_pass(scales: int) -> tuple[Op, ...]:
+    """What one pass does; in_0 is the data block's result, in_1 the last pass's."""
+    ops = [flow.join("joined", "in_0", "in_1"), flow.conv("fuse", "joined")]
+    maps = ["fuse"]
+    for i in range(1, scales):
+        ops.append(Op(f"half_{i}", flow.HALVE, (maps[-1],)))
+        maps.append(f"half_{i}")
+    result = ""
+    for i, x in reversed(list(enumerate(maps))):
+        ops += flow.chain(x, *(f"scale_{i}_conv{j}" for j in (1, 2, 3)))
+        ops.append(flow.add(f"scale_{i}_sum", x, f"scale_{i}_conv3", "relu"))
+        if result:
+            ops.append(Op(f"up_{i}", flow.NEAREST, (result, f"scale_{i}_sum")))
+            ops.append(flow.add(f"scale_{i}_all", f"scale_{i}_sum", f"up_{i}"))
+        result = ops[-1].name
+    return tuple(ops)
+
+
+class Loop(Block):
     """The loop: [B, h, w, C] -> [B, h, w, C] after all passes; `states` gives what lies between.
 
     Variables that passes do not share have a first axis of passes.
@@ -123,7 +141,11 @@ class Loop(SpecModule):
 
     def setup(self):
         for layer in self.spec.layers:
-            setattr(self, layer.name, self.conv(layer.name, in_setup=True))
+            setattr(self, layer.name, self._conv(layer.name, None))
+
+    def layer(self, name: str) -> Conv:
+        """One that `setup` made: passes share it."""
+        return getattr(self, name)
 
     def __call__(self, d: Array, train: bool = False) -> Array:
         return self._passes(d, train, every=False)[0]
@@ -140,20 +162,7 @@ class Loop(SpecModule):
             h: the same shape, the last pass's result.
             train: as for every block.
         """
-        layer = functools.partial(getattr, self)
-        maps = [layer("fuse")(jnp.concatenate([d, h], axis=-1), train)]
-        while self.spec.has(f"scale_{len(maps)}_conv1"):
-            maps.append(self.on_grid(halved(maps[-1]), train))
-        result = None
-        for i, x in reversed(list(enumerate(maps))):
-            y = x
-            for j in (1, 2, 3):
-                y = layer(f"scale_{i}_conv{j}")(y, train)
-            y = self.on_grid(jax.nn.relu(x + y), train, "activations")
-            if result is not None:
-                y = self.on_grid(y + upsample_nearest(result, y.shape[1:3]), train)
-            result = y
-        return result
+        return self.run((d, h), train)
 
     def _passes(self, d: Array, train: bool, every: bool) -> tuple[Array, Array | None]:
         """(result of the last pass, of every pass or None)."""
@@ -182,4 +191,4 @@ class Loop(SpecModule):
         return scanned(self, jnp.zeros_like(d), d)
 
 
-KINDS = {kind: Kind(_spec, Loop) for kind in LOOPS}
+KINDS: dict[str, MakeSpec] = dict.fromkeys(LOOPS, _spec)

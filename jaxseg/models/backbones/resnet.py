@@ -4,15 +4,12 @@ Names of layers follow torchvision (conv1, conv2, conv3, downsample), as does di
 pretrained weights fit.
 """
 
-import flax.linen as nn
-import jax
-
+from jaxseg import flow
 from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.layers.pool import max_pool
+from jaxseg.flow import Op
 from jaxseg.models.backbones.trunk import Stage, Trunk, build, check_output_stride, check_width
-from jaxseg.models.block import Kind, SpecModule, check_widths, normed_layer, round_width
-from jaxseg.types import Array
+from jaxseg.models.block import MakeSpec, check_widths, normed_layer, round_width
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Blocks per stage."""
@@ -79,8 +76,14 @@ def resnet(
 def _stem_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> BlockSpec:
     check_widths(name, block.kind, block.widths, 1)
     conv1 = normed_layer("conv1", in_channels, block.widths[0], 7, in_stride, stride=2)
-    out_stride = in_stride * (4 if block.kind == "resnet_stem" else 2)
-    return BlockSpec(name, "backbone", block.kind, (conv1,), block.widths[0], out_stride)
+    ops, out_stride = flow.chain("in_0", "conv1"), in_stride * 2
+    if block.kind == "resnet_stem":
+        ops, out_stride = (*ops, _pool("conv1")), in_stride * 4
+    return BlockSpec(name, "backbone", block.kind, (conv1,), ops, block.widths[0], out_stride)
+
+
+def _pool(reads: str) -> Op:
+    return Op("pool", flow.MAX_POOL, (reads,), window=3)
 
 
 def _basic_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> BlockSpec:
@@ -116,49 +119,29 @@ def _strides(block: BlockArch, in_stride: int) -> tuple[int, int]:
 def _residual_spec(
     name: str, block: BlockArch, layers: list[LayerSpec], in_channels: int, in_stride: int
 ) -> BlockSpec:
-    """Adds the projection shortcut where the identity does not fit."""
+    """Adds the shortcut, projected where the identity does not fit."""
+    ops = [_pool("in_0")] if block.kind.startswith("pooled_") else []
+    start = shortcut = ops[-1].name if ops else "in_0"
+    ops += flow.chain(start, *(layer.name for layer in layers))
+    last = ops[-1].name
     out, (stride, inner) = block.widths[-1], _strides(block, in_stride)
     if stride != 1 or in_channels != out:
         layers.append(
             normed_layer("downsample", in_channels, out, 1, inner, stride=stride, activation="")
         )
-    return BlockSpec(name, "backbone", block.kind, tuple(layers), out, in_stride * block.stride)
+        ops.append(flow.conv("downsample", shortcut))
+        shortcut = "downsample"
+    ops.append(flow.add("sum", last, shortcut, "relu"))
+    return BlockSpec(
+        name, "backbone", block.kind, tuple(layers), tuple(ops), out, in_stride * block.stride
+    )
 
 
-# --- Modules ---
-
-
-class Stem(SpecModule):
-    """7x7/2 convolution, batch norm, ReLU, 3x3/2 maximum (not in the fine one)."""
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        y = self.conv("conv1")(x, train)
-        return max_pool(y, 3) if self.spec.kind == "resnet_stem" else y
-
-
-class Residual(SpecModule):
-    """Convolutions and a shortcut, projected where the spec says so; pooled before, where it says so.
-
-    'basic': two 3x3. 'bottleneck': 1x1, 3x3 (strided, dilated), 1x1.
-    """
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        if self.spec.kind.startswith("pooled_"):
-            x = max_pool(x, 3)
-        y = x
-        for name in ("conv1", "conv2", "conv3"):
-            y = self.conv(name)(y, train) if self.spec.has(name) else y
-        shortcut = self.conv("downsample")(x, train) if self.spec.has("downsample") else x
-        return self.on_grid(jax.nn.relu(y + shortcut), train, "activations")
-
-
-KINDS = {
-    "resnet_stem": Kind(_stem_spec, Stem),
-    "resnet_fine_stem": Kind(_stem_spec, Stem),
-    "basic": Kind(_basic_spec, Residual),
-    "pooled_basic": Kind(_basic_spec, Residual),
-    "bottleneck": Kind(_bottleneck_spec, Residual),
-    "pooled_bottleneck": Kind(_bottleneck_spec, Residual),
+KINDS: dict[str, MakeSpec] = {
+    "resnet_stem": _stem_spec,
+    "resnet_fine_stem": _stem_spec,
+    "basic": _basic_spec,
+    "pooled_basic": _basic_spec,
+    "bottleneck": _bottleneck_spec,
+    "pooled_bottleneck": _bottleneck_spec,
 }

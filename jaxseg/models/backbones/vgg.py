@@ -7,14 +7,12 @@ written; torchvision drops them).
 
 from dataclasses import replace
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockArch, BlockSpec, block_name
 from jaxseg.errors import UserError
-from jaxseg.layers.pool import max_pool
+from jaxseg.flow import Op
 from jaxseg.models.backbones.trunk import Trunk, check_width
-from jaxseg.models.block import Kind, SpecModule, check_widths, normed_layer, round_width
-from jaxseg.types import Array
+from jaxseg.models.block import MakeSpec, check_widths, normed_layer, round_width
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage."""
@@ -51,18 +49,12 @@ def _spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> Bloc
         "conv", in_channels, block.widths[0], block.kernel, in_stride, dilation=block.dilation
     )
     conv = replace(conv, bias=True, norm=block.kind == "vgg_bn")
+    ops = flow.chain("in_0", "conv")
+    if block.stride == 2:
+        ops += (Op("pool", flow.MAX_POOL, ("conv",), window=2),)
     return BlockSpec(
-        name, "backbone", block.kind, (conv,), block.widths[0], in_stride * block.stride
+        name, "backbone", block.kind, (conv,), ops, block.widths[0], in_stride * block.stride
     )
 
 
-class VGGBlock(SpecModule):
-    """3x3 convolution, ReLU, and a 2x2 maximum where the block has a stride."""
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        y = self.conv("conv")(x, train)
-        return max_pool(y, 2) if self.spec.out_stride > self.spec.layers[0].out_stride else y
-
-
-KINDS = {"vgg": Kind(_spec, VGGBlock), "vgg_bn": Kind(_spec, VGGBlock)}
+KINDS: dict[str, MakeSpec] = {"vgg": _spec, "vgg_bn": _spec}

@@ -10,23 +10,19 @@ A separable layer is a depthwise convolution '<name>_depthwise' without norm, an
 from collections.abc import Sequence
 from dataclasses import replace
 
-import flax.linen as nn
-import jax.numpy as jnp
-
+from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch, LayerSpec
-from jaxseg.layers.pool import global_average
-from jaxseg.layers.resize import resize_bilinear
+from jaxseg.flow import Op
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
-    Head,
-    HeadKind,
+    MakeHead,
     Tap,
     check_inputs,
     classifier,
+    dropped,
     spec_of,
     tap_shapes,
 )
-from jaxseg.types import Array
 
 
 def deeplabv3_head(
@@ -124,6 +120,34 @@ def deeplabv3_layers(
     )
 
 
+def _conv3x3_ops(name: str, reads: str, separable: bool) -> tuple[Op, ...]:
+    """What the layers of `_conv3x3` do."""
+    return flow.chain(reads, *([f"{name}_depthwise"] if separable else []), name)
+
+
+def _aspp_ops(start: str, rates: int, separable: bool = False) -> list[Op]:
+    """What the layers of `_aspp_layers` do, with the dropout behind them."""
+    ops, maps = [flow.conv("aspp_0", start)], ["aspp_0"]
+    for i in range(1, rates + 1):
+        ops += _conv3x3_ops(f"aspp_{i}", start, separable)
+        maps.append(f"aspp_{i}")
+    return [
+        *ops,
+        Op("pooled", flow.AVERAGE, (start,)),
+        flow.conv("aspp_pool", "pooled"),
+        # Bilinear resizing of a 1x1 map is a constant map.
+        Op("spread", flow.SPREAD, ("aspp_pool", start)),
+        flow.join("branches", *maps, "spread"),
+        flow.conv("project", "branches"),
+        dropped("project"),
+    ]
+
+
+def deeplabv3_ops(start: str, rates: int) -> tuple[Op, ...]:
+    """What `deeplabv3_layers` do, on the map `start`."""
+    return (*_aspp_ops(start, rates), *flow.chain("dropped", "conv", "logits"))
+
+
 def _deeplabv3_spec(
     name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int
 ) -> BlockSpec:
@@ -131,7 +155,8 @@ def _deeplabv3_spec(
     check_widths(name, head.kind, head.widths, len(head.rates) + 4)
     tap = taps[0]
     layers = deeplabv3_layers(head.rates, tap, head.widths, num_classes)
-    return spec_of(name, role, head, layers, tap.stride, pool=tuple(tap))
+    ops = deeplabv3_ops("in_0", len(head.rates))
+    return spec_of(name, role, head, layers, ops, tap.stride, pool=tuple(tap))
 
 
 def _deeplabv3plus_spec(
@@ -148,7 +173,14 @@ def _deeplabv3plus_spec(
         normed_layer("conv2", one, two, 3, fine),
         classifier(two, num_classes, fine),
     )
-    return spec_of(name, role, head, layers, fine, pool=tuple(tap))
+    ops = (
+        *_aspp_ops("in_0", len(head.rates)),
+        flow.conv("skip", "in_1"),
+        Op("up", flow.RESIZE, ("dropped", "skip")),
+        flow.join("joined", "up", "skip"),
+        *flow.chain("joined", "conv1", "conv2", "logits"),
+    )
+    return spec_of(name, role, head, layers, ops, fine, pool=tuple(tap))
 
 
 def _separable_spec(
@@ -165,79 +197,21 @@ def _separable_spec(
         *_conv3x3("conv2", one + skip, two, fine, 1, separable=True),
         classifier(two, num_classes, fine),
     )
-    return spec_of(name, role, head, layers, fine, pool=tuple(tap))
+    ops = (
+        *_aspp_ops("in_0", len(head.rates), separable=True),
+        *_conv3x3_ops("conv1", "dropped", separable=True),
+        flow.conv("skip", "in_1"),
+        # Aligned corners, as segmentation_models_pytorch has them, so that its weights fit.
+        Op("up", flow.RESIZE, ("conv1", "skip"), corners=True),
+        flow.join("joined", "up", "skip"),
+        *_conv3x3_ops("conv2", "joined", separable=True),
+        flow.conv("logits", "conv2"),
+    )
+    return spec_of(name, role, head, layers, ops, fine, pool=tuple(tap))
 
 
-# --- Modules ---
-
-
-class _ASPPHead(Head):
-    def conv3x3(self, name: str, x: Array, train: bool) -> Array:
-        if self.spec.has(f"{name}_depthwise"):
-            x = self.conv(f"{name}_depthwise")(x, train)
-        return self.conv(name)(x, train)
-
-    def aspp(self, x: Array, train: bool) -> Array:
-        """ASPP with its projection and dropout: [B, h, w, C] -> [B, h, w, D]."""
-        rates = sum(
-            layer.name.startswith("aspp_") and layer.dilation > 1 for layer in self.spec.layers
-        )
-        maps = [self.conv("aspp_0")(x, train)]
-        maps += [self.conv3x3(f"aspp_{i}", x, train) for i in range(1, rates + 1)]
-        pooled = self.on_grid(global_average(x), train)
-        pooled = self.conv("aspp_pool")(pooled, train)
-        # Bilinear resizing of a 1x1 map is a constant map.
-        maps.append(jnp.broadcast_to(pooled, (*x.shape[:3], pooled.shape[-1])))
-        y = self.conv("project")(jnp.concatenate(maps, axis=-1), train)
-        return self.dropped(y, train)
-
-
-class DeepLabV3(_ASPPHead):
-    """ASPP, 3x3 convolution, classifier."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        return self.classified(taps[0], train)
-
-    def classified(self, x: Array, train: bool) -> Array:
-        y = self.conv("conv")(self.aspp(x, train), train)
-        return self.conv("logits")(y, train)
-
-
-class DeepLabV3Plus(_ASPPHead):
-    """ASPP, joined with a finer map, two 3x3 convolutions, classifier."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
-        coarse, fine = taps
-        skip = self.conv("skip")(fine, train)
-        y = self.aspp(coarse, train)
-        y = resize_bilinear(y, skip.shape[1:3]).astype(skip.dtype)
-        y = self.on_grid(y, train)
-        y = self.conv("conv1")(jnp.concatenate([y, skip], axis=-1), train)
-        y = self.conv("conv2")(y, train)
-        return self.conv("logits")(y, train)
-
-
-class DeepLabV3PlusSeparable(_ASPPHead):
-    """Separable ASPP and 3x3, joined with a finer map, separable 3x3, classifier.
-
-    Resizes with aligned corners, as segmentation_models_pytorch does, so that its weights fit.
-    """
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
-        coarse, fine = taps
-        y = self.conv3x3("conv1", self.aspp(coarse, train), train)
-        skip = self.conv("skip")(fine, train)
-        y = resize_bilinear(y, skip.shape[1:3], align_corners=True).astype(skip.dtype)
-        y = self.on_grid(y, train)
-        y = self.conv3x3("conv2", jnp.concatenate([y, skip], axis=-1), train)
-        return self.conv("logits")(y, train)
-
-
-KINDS = {
-    "deeplabv3": HeadKind(_deeplabv3_spec, DeepLabV3),
-    "deeplabv3plus": HeadKind(_deeplabv3plus_spec, DeepLabV3Plus),
-    "deeplabv3plus_separable": HeadKind(_separable_spec, DeepLabV3PlusSeparable),
+KINDS: dict[str, MakeHead] = {
+    "deeplabv3": _deeplabv3_spec,
+    "deeplabv3plus": _deeplabv3plus_spec,
+    "deeplabv3plus_separable": _separable_spec,
 }

@@ -7,21 +7,19 @@ Order of `HeadArch.widths`:
 
 from dataclasses import replace
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch, LayerSpec
-from jaxseg.layers.resize import resize_bilinear
+from jaxseg.flow import Op
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
-    Head,
-    HeadKind,
+    MakeHead,
     Tap,
     check_inputs,
     classifier,
+    dropped,
     spec_of,
     tap_shapes,
 )
-from jaxseg.types import Array
 
 
 def fcn_head(backbone: BackboneArch, at: str | None = None, dropout: float = 0.1) -> HeadArch:
@@ -60,11 +58,16 @@ def fcn_layers(tap: Tap, mid: int, num_classes: int) -> tuple[LayerSpec, ...]:
     )
 
 
+def fcn_ops(start: str) -> tuple[Op, ...]:
+    """What `fcn_layers` do, on the map `start`."""
+    return (flow.conv("conv", start), dropped("conv"), flow.conv("logits", "dropped"))
+
+
 def _fcn_spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: int) -> BlockSpec:
     check_inputs(name, head, 1)
     check_widths(name, head.kind, head.widths, 1)
     layers = fcn_layers(taps[0], head.widths[0], num_classes)
-    return spec_of(name, role, head, layers, taps[0].stride)
+    return spec_of(name, role, head, layers, fcn_ops("in_0"), taps[0].stride)
 
 
 def _fcn_skips_spec(
@@ -80,39 +83,22 @@ def _fcn_skips_spec(
     ]
     layers = [replace(layer, bias=True, norm=False) for layer in layers]
     layers.append(classifier(fc7, num_classes, stride))
+    ops = [
+        flow.conv("fc6", "in_0"),
+        dropped("fc6", "dropped_6"),
+        flow.conv("fc7", "dropped_6"),
+        dropped("fc7", "dropped_7"),
+        flow.conv("logits", "dropped_7"),
+    ]
+    # Upsampled bilinearly, with what the paper initialises its transposed convolutions.
     for i, tap in enumerate(skips, start=1):
         layers.append(classifier(tap.channels, num_classes, tap.stride, f"logits_{i}"))
-    return spec_of(name, role, head, tuple(layers), taps[-1].stride)
+        ops += [
+            Op(f"up_{i}", flow.RESIZE, (ops[-1].name, f"in_{i}"), scores=True),
+            flow.conv(f"logits_{i}", f"in_{i}"),
+            flow.add(f"sum_{i}", f"up_{i}", f"logits_{i}", scores=True),
+        ]
+    return spec_of(name, role, head, layers, ops, taps[-1].stride)
 
 
-class FCN(Head):
-    """3x3 convolution, dropout, classifier."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        return self.classified(taps[0], train)
-
-    def classified(self, x: Array, train: bool) -> Array:
-        y = self.conv("conv")(x, train)
-        return self.conv("logits")(self.dropped(y, train), train)
-
-
-class FCNSkips(Head):
-    """7x7 and 1x1 convolutions, classifier; the scores of finer maps are added, coarse to fine.
-
-    Scores are upsampled bilinearly, with what the paper initialises its transposed convolutions.
-    """
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array, ...], train: bool = False) -> Array:
-        coarse, *skips = taps
-        y = self.dropped(self.conv("fc6")(coarse, train), train)
-        y = self.dropped(self.conv("fc7")(y, train), train)
-        scores = self.conv("logits")(y, train)
-        for i, skip in enumerate(skips, start=1):
-            scores = resize_bilinear(scores, skip.shape[1:3]).astype(scores.dtype)
-            scores = self.on_grid(scores + self.conv(f"logits_{i}")(skip, train), train, "logits")
-        return scores
-
-
-KINDS = {"fcn": HeadKind(_fcn_spec, FCN), "fcn_skips": HeadKind(_fcn_skips_spec, FCNSkips)}
+KINDS: dict[str, MakeHead] = {"fcn": _fcn_spec, "fcn_skips": _fcn_skips_spec}

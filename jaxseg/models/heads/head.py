@@ -3,16 +3,15 @@
 Every layer whose name begins with 'logits' is a classifier: bias, no norm, K channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, HeadArch, LayerSpec, block_name
 from jaxseg.errors import UserError
-from jaxseg.models.block import SpecModule, normed_layer
-from jaxseg.types import Array
+from jaxseg.flow import Op
+from jaxseg.models.block import normed_layer
 
 
 class Tap(NamedTuple):
@@ -22,23 +21,8 @@ class Tap(NamedTuple):
     stride: int
 
 
-class HeadKind(NamedTuple):
-    """A kind of head.
-
-    spec:   (name, role, head, its taps, K) -> BlockSpec; UserError if impossible.
-    module: (taps, train) -> logits in the compute dtype, made from that spec.
-    """
-
-    spec: Callable[[str, str, HeadArch, list[Tap], int], BlockSpec]
-    module: type[SpecModule]
-
-
-class Head(SpecModule):
-    """Base of all heads. Dropout draws from the 'dropout' stream, in training only."""
-
-    def dropped(self, x: Array, train: bool) -> Array:
-        y = nn.Dropout(self.spec.dropout, deterministic=not train)(x)
-        return y if y is x else self.on_grid(y, train)
+MakeHead = Callable[[str, str, HeadArch, list[Tap], int], BlockSpec]
+"""A kind of head: (name, role, head, its taps, K) -> its spec; UserError if impossible."""
 
 
 def tap_shapes(backbone: BackboneArch) -> dict[str, Tap]:
@@ -58,6 +42,11 @@ def classifier(
     return replace(layer, bias=True, norm=False)
 
 
+def dropped(reads: str, name: str = "dropped") -> Op:
+    """Dropout of what `reads` names."""
+    return Op(name, flow.DROPOUT, (reads,))
+
+
 def check_inputs(name: str, head: HeadArch, *expected: int) -> None:
     """Raises a UserError unless the number of inputs is among `expected`."""
     if len(head.inputs) not in expected:
@@ -71,16 +60,18 @@ def spec_of(
     name: str,
     role: str,
     head: HeadArch,
-    layers: tuple[LayerSpec, ...],
+    layers: Sequence[LayerSpec],
+    ops: Sequence[Op],
     stride: int,
     pool: tuple[int, int] | None = None,
 ) -> BlockSpec:
-    """The spec of `head` from its layers; `stride` is that of its logits."""
+    """The spec of `head` from its layers and operations; `stride` is that of its logits."""
     return BlockSpec(
         name=name,
         role=role,
         kind=head.kind,
-        layers=layers,
+        layers=tuple(layers),
+        ops=tuple(ops),
         out_channels=layers[-1].out_channels,
         out_stride=stride,
         inputs=head.inputs,

@@ -1,19 +1,17 @@
 """The smallest head: a classifier on one map. `HeadArch.widths` is empty."""
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
 from jaxseg.errors import UserError
 from jaxseg.models.heads.head import (
-    Head,
-    HeadKind,
+    MakeHead,
     Tap,
     check_inputs,
     classifier,
+    dropped,
     spec_of,
     tap_shapes,
 )
-from jaxseg.types import Array
 
 
 def linear_head(backbone: BackboneArch, dropout: float = 0.1) -> HeadArch:
@@ -30,15 +28,8 @@ def _spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: in
             expected="none",
         )
     layers = (classifier(taps[0].channels, num_classes, taps[0].stride),)
-    return spec_of(name, role, head, layers, taps[0].stride)
+    ops = (dropped("in_0"), flow.conv("logits", "dropped"))
+    return spec_of(name, role, head, layers, ops, taps[0].stride)
 
 
-class Linear(Head):
-    """Dropout, classifier."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array], train: bool = False) -> Array:
-        return self.conv("logits")(self.dropped(taps[0], train), train)
-
-
-KINDS = {"linear": HeadKind(_spec, Linear)}
+KINDS: dict[str, MakeHead] = {"linear": _spec}

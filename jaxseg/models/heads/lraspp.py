@@ -5,22 +5,19 @@ Order of `HeadArch.widths`: conv (and the gate, which multiplies it).
 
 from dataclasses import replace
 
-import flax.linen as nn
-
+from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
-from jaxseg.layers.pool import global_average
-from jaxseg.layers.resize import resize_bilinear
+from jaxseg.flow import Op
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
-    Head,
-    HeadKind,
+    MakeHead,
     Tap,
     check_inputs,
     classifier,
+    dropped,
     spec_of,
     tap_shapes,
 )
-from jaxseg.types import Array
 
 
 def lraspp_head(
@@ -50,22 +47,18 @@ def _spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: in
         classifier(mid, num_classes, high.stride),
         classifier(low.channels, num_classes, low.stride, "logits_low"),
     )
-    return spec_of(name, role, head, layers, low.stride, pool=tuple(high))
+    ops = (
+        Op("pooled", flow.AVERAGE, ("in_0",)),
+        flow.conv("conv", "in_0"),
+        flow.conv("gate", "pooled"),
+        Op("gated", flow.MULTIPLY, ("conv", "gate")),
+        dropped("gated"),
+        flow.conv("logits", "dropped"),
+        flow.conv("logits_low", "in_1"),
+        Op("up", flow.RESIZE, ("logits", "logits_low"), scores=True),
+        flow.add("sum", "up", "logits_low", scores=True),
+    )
+    return spec_of(name, role, head, layers, ops, low.stride, pool=tuple(high))
 
 
-class LRASPP(Head):
-    """1x1 convolution times its gate, classifier, upsampled; plus the classifier of the finer map."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array, Array], train: bool = False) -> Array:
-        high, low = taps
-        pooled = self.on_grid(global_average(high), train)
-        y = self.conv("conv")(high, train) * self.conv("gate")(pooled, train)
-        y = self.on_grid(y, train)
-        scores = self.conv("logits")(self.dropped(y, train), train)
-        fine = self.conv("logits_low")(low, train)
-        scores = resize_bilinear(scores, fine.shape[1:3]).astype(fine.dtype) + fine
-        return self.on_grid(scores, train, "logits")
-
-
-KINDS = {"lraspp": HeadKind(_spec, LRASPP)}
+KINDS: dict[str, MakeHead] = {"lraspp": _spec}

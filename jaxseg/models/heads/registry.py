@@ -3,9 +3,9 @@
 from jaxseg.arch import BlockSpec, HeadArch
 from jaxseg.errors import unknown_name
 from jaxseg.models.heads import aspp, fcn, linear, lraspp, mess, unet
-from jaxseg.models.heads.head import HeadKind, Tap
+from jaxseg.models.heads.head import MakeHead, Tap
 
-KINDS: dict[str, HeadKind] = {
+KINDS: dict[str, MakeHead] = {
     **fcn.KINDS,
     **aspp.KINDS,
     **lraspp.KINDS,
@@ -35,4 +35,4 @@ def head_spec(
     for tap in head.inputs:
         if tap not in taps:
             raise unknown_name(f"input of {name}", tap, taps)
-    return KINDS[head.kind].spec(name, role, head, [taps[t] for t in head.inputs], num_classes)
+    return KINDS[head.kind](name, role, head, [taps[t] for t in head.inputs], num_classes)

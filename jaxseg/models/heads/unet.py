@@ -5,23 +5,20 @@ Order of `HeadArch.widths`: block_0_conv1, block_0_conv2, block_1_conv1, ... coa
 
 from collections.abc import Sequence
 
-import flax.linen as nn
-import jax.numpy as jnp
-
+from jaxseg import flow
 from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, HeadArch
 from jaxseg.errors import UserError
-from jaxseg.layers.resize import upsample_nearest
+from jaxseg.flow import Op
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
-    Head,
-    HeadKind,
+    MakeHead,
     Tap,
     check_inputs,
     classifier,
+    dropped,
     spec_of,
     tap_shapes,
 )
-from jaxseg.types import Array
 
 CHANNELS = (256, 128, 64, 32, 16)
 
@@ -52,29 +49,21 @@ def _spec(name: str, role: str, head: HeadArch, taps: list[Tap], num_classes: in
             got=strides,
             expected="each half of the one before",
         )
-    channels, layers = taps[0].channels, []
+    channels, layers, ops = taps[0].channels, [], []
+    last = "in_0"
     for i, (skip, block) in enumerate(zip(taps[1:], head.inputs[1:], strict=True)):
         joined = channels + (0 if block == IMAGE else skip.channels)
         one, channels = head.widths[2 * i : 2 * i + 2]
         layers.append(normed_layer(f"block_{i}_conv1", joined, one, 3, skip.stride))
         layers.append(normed_layer(f"block_{i}_conv2", one, channels, 3, skip.stride))
+        ops.append(Op(f"up_{i}", flow.NEAREST, (last, f"in_{i + 1}")))
+        if block != IMAGE:  # of the image only the size is used
+            ops.append(flow.join(f"joined_{i}", f"up_{i}", f"in_{i + 1}"))
+        ops += flow.chain(ops[-1].name, f"block_{i}_conv1", f"block_{i}_conv2")
+        last = ops[-1].name
     layers.append(classifier(channels, num_classes, strides[-1], kernel=3))
-    return spec_of(name, role, head, tuple(layers), strides[-1])
+    ops += [dropped(last), flow.conv("logits", "dropped")]
+    return spec_of(name, role, head, layers, ops, strides[-1])
 
 
-class UNet(Head):
-    """Upsample, join with the skip (of the image only the size is used), two 3x3; and so on."""
-
-    @nn.compact
-    def __call__(self, taps: tuple[Array, ...], train: bool = False) -> Array:
-        y, *skips = taps
-        for i, (skip, name) in enumerate(zip(skips, self.spec.inputs[1:], strict=True)):
-            y = upsample_nearest(y, skip.shape[1:3])
-            if name != IMAGE:
-                y = jnp.concatenate([y, skip], axis=-1)
-            y = self.conv(f"block_{i}_conv1")(y, train)
-            y = self.conv(f"block_{i}_conv2")(y, train)
-        return self.conv("logits")(self.dropped(y, train), train)
-
-
-KINDS = {"unet": HeadKind(_spec, UNet)}
+KINDS: dict[str, MakeHead] = {"unet": _spec}
