@@ -21,7 +21,7 @@ help:
 	@echo "make test    set up, run the fast tests"
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"
 	@echo "make slow    the tests that take too long for every day (5 minutes)"
-	@echo "make chaos   kills, fills, flips and poisons real runs (19 minutes on 2 cores); make soak: 52 kills of one run"
+	@echo "make chaos   kills, fills, flips and poisons real runs (15 minutes on 2 cores); make soak: 52 kills of one run"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 
@@ -70,7 +70,7 @@ $(VENV)/.parity: $(PARITY) | setup
 slow: setup
 	@$(BIN)/python -m pytest -m slow -n $(JOBS)
 
-# Seconds per try in results/chaos.json (2 CPU cores) times tries: 1162 s. The slow tests are `make slow`'s.
+# Seconds per try in results/chaos.json (2 CPU cores) times tries: 884 s. The slow tests are `make slow`'s.
 chaos: setup
 	@$(BIN)/python -m benchmarks.run chaos
 

@@ -51,8 +51,8 @@ def jax_steps(layer: Layer) -> dict[str, Step]:
     from jax import lax
 
     from jaxseg.layers.dense import dense_conv2d
-    from jaxseg.layers.padding import pad_widths
     from jaxseg.layers.xla import xla_conv
+    from jaxseg.padding import pad_widths
 
     x, kernel, dy = map(jax.device_put, _arrays(layer))
     k, stride = layer[5:]

@@ -11,7 +11,10 @@ from fnmatch import fnmatchcase
 from jaxseg.errors import UserError, unknown_name
 
 COMPUTE = ("float32", "bfloat16")
-"""Formats of activations; parameters, statistics and logits are always float32."""
+"""Formats of activations that networks train in; parameters, statistics and logits are always float32."""
+
+INT8 = "int8"
+"""Format of networks that hold no float at all: what `jaxseg.conversion` makes of a trained one."""
 
 BATCH, FOLDED, DEVIATION = NORMS = ("batch", "folded", "deviation")
 """Batch norm by variance; batch norm that is written into the convolutions before it; by mean absolute deviation."""
@@ -148,9 +151,28 @@ PATHS = tuple(field.name for field in fields(IntegerArch) if field.type is Grid)
 
 
 @dataclass(frozen=True)
+class CodesArch:
+    """What the first and the last codes of an int8 network stand for; everything between is in its variables.
+
+    image_step: value of one step of the normalised image's codes.
+    score_step: of the codes of scores, of all heads alike.
+    """
+
+    image_step: float = 1.0
+    score_step: float = 1.0
+
+    def __post_init__(self):
+        for name in ("image_step", "score_step"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+            if not 2.0**-20 <= getattr(self, name) <= 2.0**20:
+                raise UserError(name, got=getattr(self, name), expected="2^-20 to 2^20")
+
+
+@dataclass(frozen=True)
 class NumbersArch:
     """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...), integer grids.
 
+    compute: one of `COMPUTE`, or 'int8'. codes: of an int8 network.
     norm: 'batch'; 'folded': every layer with batch norm has a bias instead (inference, see `models.folding`);
           'deviation': by mean absolute deviation, without squares and roots.
     """
@@ -160,6 +182,7 @@ class NumbersArch:
     norm_momentum: float = 0.9
     norm: str = BATCH
     integer: IntegerArch = IntegerArch()
+    codes: CodesArch = CodesArch()
 
     def __post_init__(self):
         object.__setattr__(self, "norm_eps", float(self.norm_eps))
@@ -167,18 +190,25 @@ class NumbersArch:
         for name, value in (("norm_eps", self.norm_eps), ("norm_momentum", self.norm_momentum)):
             if not 0.0 <= value <= 1.0:
                 raise UserError(name, got=value, expected="a number in [0, 1]")
-        if self.compute not in COMPUTE:
-            raise unknown_name("compute format", self.compute, COMPUTE)
+        if self.compute not in (*COMPUTE, INT8):
+            raise unknown_name("compute format", self.compute, (*COMPUTE, INT8))
         if self.norm not in NORMS:
             raise unknown_name("kind of norm", self.norm, NORMS)
-        if self.compute == "bfloat16" and not self.integer.off:
+        if self.compute != "float32" and not self.integer.off:
             raise UserError(
-                "compute format of an integer network",
+                "compute format of a network on integer grids",
                 got=self.compute,
-                expected="float32: bfloat16 cannot hold sums of 8-bit products",
+                expected="float32: bfloat16 cannot hold sums of 8-bit products, and int8 needs no grids",
             )
+        if self.in_codes and self.norm == BATCH:
+            raise UserError("norm of an int8 network", got=self.norm, expected=(FOLDED, DEVIATION))
+
+    @property
+    def in_codes(self) -> bool:
+        """Whether maps are int8 codes, and nothing is floating."""
+        return self.compute == INT8
 
     @property
     def foldable(self) -> bool:
         """Whether batch norms can be written into the convolutions before them."""
-        return self.norm == BATCH and self.integer.off
+        return self.norm == BATCH and self.integer.off and not self.in_codes

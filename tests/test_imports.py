@@ -13,12 +13,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("jaxseg.errors", "jaxseg.types"),
     ("jaxseg.outside", "jaxseg.tensors"),
-    ("jaxseg.numbers",),
+    ("jaxseg.numbers", "jaxseg.flow"),
     ("jaxseg.arch",),
+    ("jaxseg.padding",),
     ("jaxseg.objectives",),
     ("jaxseg.data", "jaxseg.quant"),
     ("jaxseg.layers",),
     ("jaxseg.models",),
+    ("jaxseg.conversion",),
     ("jaxseg.inference",),
     ("jaxseg.weights",),
     ("jaxseg.runtime", "jaxseg.processes"),
@@ -84,7 +86,7 @@ def test_jax_and_flax_stay_in_their_rooms(path):
     name, used = module_name(path), {x.split(".")[0] for x in imports(path)}
     if name.startswith("jaxseg.data") and name != "jaxseg.data.__main__":
         assert not used & {"jax", "flax", "optax"}, "data/ is host only"
-    if name in ("jaxseg.arch", "jaxseg.numbers"):
+    if name in ("jaxseg.arch", "jaxseg.numbers", "jaxseg.flow", "jaxseg.padding"):
         assert "jax" not in used
     linen = any(x.startswith("flax.linen") or x == "flax.linen" for x in imports(path))
     rooms = ("jaxseg.layers", "jaxseg.models", "jaxseg.methods")

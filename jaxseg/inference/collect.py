@@ -12,7 +12,7 @@ from jaxseg.arch import Arch
 from jaxseg.inference.exits import MEAN, Policy, image_confidence
 from jaxseg.inference.labelling import labels_at
 from jaxseg.inference.search import Evidence
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.models import zoo
 from jaxseg.models.mess import exit_block
 from jaxseg.objectives.metrics import confusion_matrix
@@ -33,7 +33,7 @@ def make_taps(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> Callab
     module = zoo.module(arch)
 
     def taps(variables: Any, image: Array) -> dict[str, Array]:
-        x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
+        x = network_input(image, mean, std, arch.numbers)
         return module.apply(variables, x, 0, len(arch.backbone.blocks), method="run")[1]
 
     return jax.jit(taps)

@@ -24,7 +24,7 @@ from jaxseg.inference.exits import NEVER, Policy, Thresholds, image_confidence, 
 from jaxseg.inference.labelling import labels_at
 from jaxseg.inference.multi_exit import Answer, Carry, Segments
 from jaxseg.inference.predictor import Model, Score
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
 from jaxseg.models.folding import fold
@@ -48,7 +48,7 @@ def _parts(arch: Arch, mean: Sequence[float], std: Sequence[float]) -> _Parts:
     module, last = zoo.module(arch), loop_name(arch)
 
     def data(variables: Any, image: Array) -> Array:
-        x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
+        x = network_input(image, mean, std, arch.numbers)
         return module.apply(variables, x, method="data")
 
     def once(variables: Any, d: Array, h: Array, n: Array) -> Array:
@@ -189,7 +189,7 @@ def make_scores(
 
     def score(variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
         image, label = batch["image"], batch["label"]
-        x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
+        x = network_input(image, mean, std, arch.numbers)
         logits, _ = module.apply(variables, x, tuple(iterations), method="answers")
 
         def one(answer: Array) -> tuple[Array, Array, Array]:

@@ -18,7 +18,7 @@ from jaxseg.arch import Arch
 from jaxseg.errors import UserError
 from jaxseg.inference.exits import Policy, Thresholds, image_confidence
 from jaxseg.inference.labelling import labels_at
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.models import mess, zoo
 from jaxseg.types import Array
 
@@ -77,7 +77,7 @@ def cut(
     module = zoo.module(arch)
 
     def start(variables: Any, image: Array) -> Carry:
-        return normalise(image, mean, std, jnp.dtype(arch.numbers.compute)), {}
+        return network_input(image, mean, std, arch.numbers), {}
 
     def run_to(index: int) -> Callable[[Any, Carry], tuple[Carry, Array]]:
         name = f"exit_{index}" if index < len(arch.exits) else "head"

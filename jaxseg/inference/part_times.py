@@ -18,7 +18,7 @@ from jaxseg.inference.collect import head_names
 from jaxseg.inference.exits import Policy, image_confidence
 from jaxseg.inference.labelling import labels_at
 from jaxseg.inference.search import ANYTIME, INPUT
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.models import zoo
 from jaxseg.models.folding import fold
 from jaxseg.models.mess import exit_block
@@ -85,7 +85,7 @@ def measure_parts(
 
         def segment(variables: Any, carry: Any, start: int = start, stop: int = stop) -> Any:
             if start == 0:
-                carry = normalise(carry, mean, std, jnp.dtype(arch.numbers.compute))
+                carry = network_input(carry, mean, std, arch.numbers)
             return module.apply(variables, carry, start, stop, method="run")
 
         index, (carry, new) = add(segment, part([block_name(i) for i in range(start, stop)]), carry)

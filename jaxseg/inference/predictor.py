@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import Arch
@@ -16,7 +15,7 @@ from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card, load_model
 from jaxseg.inference.augmented import PLAIN, Mode, augmented
 from jaxseg.inference.labelling import labels_at
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
 from jaxseg.models.folding import fold
@@ -79,7 +78,7 @@ def _scores(
     module = zoo.module(arch)
 
     def coarse(variables: Any, image: Array) -> Array:
-        x = normalise(image, mean, std, jnp.dtype(arch.numbers.compute))
+        x = network_input(image, mean, std, arch.numbers)
         return module.apply(variables, x).logits
 
     def fine(variables: Any, image: Array) -> Array:

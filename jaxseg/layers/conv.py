@@ -13,10 +13,10 @@ from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import initial_values, norm_of
-from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.xla import xla_conv
 from jaxseg.numbers import Grid, IntegerArch, NumbersArch
+from jaxseg.padding import pad_widths
 from jaxseg.quant.rounding import error, onto
 from jaxseg.types import Array
 
@@ -47,7 +47,7 @@ def conv2d(
     groups: int = 1,
     padding: str = "symmetric",
 ) -> Array:
-    """2-D convolution with zero padding, see `layers.padding`.
+    """2-D convolution with zero padding, see `padding`.
 
     Args:
         x: [B, H, W, C], floating.

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.xla import xla_conv
+from jaxseg.padding import pad_widths
 from jaxseg.types import Array
 
 FEW = 16
@@ -35,7 +35,7 @@ PLANE = 480
 def dense_conv2d(
     x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, padding: str = "symmetric"
 ) -> Array:
-    """2-D convolution, zero padding as in `layers.padding`.
+    """2-D convolution, zero padding as in `padding`.
 
     Args:
         x: [B, H, W, C], floating.

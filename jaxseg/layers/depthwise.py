@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.layers.padding import pad_widths
 from jaxseg.layers.xla import xla_conv
+from jaxseg.padding import pad_widths
 from jaxseg.types import Array
 
 SEGMENT = 16
@@ -23,7 +23,7 @@ SEGMENT = 16
 def depthwise_conv2d(
     x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, padding: str = "symmetric"
 ) -> Array:
-    """Every channel convolved with its own kernel, zero padding as in `layers.padding`.
+    """Every channel convolved with its own kernel, zero padding as in `padding`.
 
     Args:
         x: [B, H, W, C], floating.

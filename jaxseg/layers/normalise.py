@@ -5,7 +5,31 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxseg.numbers import FIXED, NumbersArch
+from jaxseg.quant import codes, scaling
 from jaxseg.types import Array
+
+
+def network_input(
+    image: Array, mean: Sequence[float], std: Sequence[float], numbers: NumbersArch
+) -> Array:
+    """What a network reads of an image: normalised in its compute dtype; codes, or what they stand for.
+
+    On a grid of 8 fixed bits pixels become codes by the same whole numbers in training and in the int8 network.
+
+    Args:
+        image, mean, std: as for `normalise`.
+        numbers: of the architecture.
+    """
+    grid = numbers.integer.image
+    if numbers.in_codes:
+        step = numbers.codes.image_step
+        return codes.image_codes(image, *scaling.image_affine(mean, std, step))
+    if grid.bits == 8 and grid.rule == FIXED:
+        step = grid.reach / 128
+        found = codes.image_codes(image, *scaling.image_affine(mean, std, step))
+        return found.astype(jnp.dtype(numbers.compute)) * step
+    return normalise(image, mean, std, jnp.dtype(numbers.compute))
 
 
 def normalise(

@@ -16,7 +16,7 @@ def max_pool(x: Array, window: int) -> Array:
     equal they share the gradient; torch gives it to the first.
 
     Args:
-        x: [B, H, W, C], floating.
+        x: [B, H, W, C], floating or whole.
         window: 2 or 3.
 
     Returns:
@@ -31,7 +31,9 @@ def _axis_max(x: Array, axis: int, window: int) -> Array:
     padding = [(0, 0, 0)] * x.ndim
     # One cell more than the last window needs, so that every slice below has the same length.
     padding[axis] = (before, 2 * size + window - 2 - before - x.shape[axis], 0)
-    x = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), padding)
+    whole = jnp.issubdtype(x.dtype, jnp.integer)
+    least = jnp.iinfo(x.dtype).min if whole else -jnp.inf
+    x = jax.lax.pad(x, jnp.asarray(least, x.dtype), padding)
     cells = (
         jax.lax.slice_in_dim(x, i, i + 2 * size - 1, stride=2, axis=axis) for i in range(window)
     )

@@ -1,6 +1,7 @@
 """The Flax module of every backbone block and head, made from a `BlockSpec`; and what their specs have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,11 +10,23 @@ from jaxseg import flow
 from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
+from jaxseg.layers.codes import CodeOp
 from jaxseg.layers.conv import ACTIVATIONS, Conv, ConvOp, conv2d, on_grid
 from jaxseg.layers.pool import global_average, halved, max_pool
 from jaxseg.layers.resize import resize_bilinear, upsample_nearest
-from jaxseg.numbers import NumbersArch
+from jaxseg.numbers import FIXED, NumbersArch
+from jaxseg.quant.scaling import RESIZE_BITS
 from jaxseg.types import Array
+
+SEEN = "seen"
+"""The collection in which whoever asks finds the results of operations, see `results`."""
+
+RESULTS = "results"
+
+
+def results(found: Mapping[str, Any], block: str, op: str) -> Array:
+    """What an operation gave, from the second result of `apply(.., mutable=[SEEN])`; in a loop every pass's."""
+    return found[SEEN][block][RESULTS][0][op]
 
 
 class Block(nn.Module):
@@ -22,7 +35,7 @@ class Block(nn.Module):
     Its layers are submodules named as in the spec; the other operations have no variables.
 
     spec:      what to compute.
-    numbers:   dtype of the computation, constants of batch norm, integer grids.
+    numbers:   dtype of the computation, constants of batch norm, integer grids; int8 networks run on codes.
     conv_op:   the convolution, see `layers.conv.ConvOp`.
     axis_name: axis of devices that share batch statistics, or None.
     """
@@ -41,49 +54,57 @@ class Block(nn.Module):
         maps = {flow.entry(i): x for i, x in enumerate(inputs)}
         for op in self.spec.ops:
             maps[op.name] = self._done(op, [maps[name] for name in op.reads], train)
+        self.sow(SEEN, RESULTS, maps)  # does nothing, unless asked for with `mutable`
         return maps[self.spec.ops[-1].name]
 
-    def layer(self, name: str) -> Conv:
-        """The layer `name` of the spec, with its bias, norm and activation."""
-        return self._conv(name, name)
+    def part(self, op: Op) -> nn.Module:
+        """The submodule of an operation that has variables."""
+        return self.made(op, op.name)
 
-    def _conv(self, name: str, own: str | None) -> Conv:
-        grids = self.numbers.integer.at(f"{self.spec.name}/{name}")
-        spec = self.spec.layer(name)
+    def made(self, op: Op, own: str | None) -> nn.Module:
+        """A layer with its bias, norm and activation; of an int8 network any operation. `own`: its name, if given."""
+        if self.numbers.in_codes:
+            return CodeOp(self.spec, op, self.numbers, name=own)
+        grids = self.numbers.integer.at(f"{self.spec.name}/{op.name}")
+        spec = self.spec.layer(op.name)
         return Conv(spec, self.numbers, self.conv_op, self.axis_name, grids, name=own)
 
     def _done(self, op: Op, maps: list[Array], train: bool) -> Array:
+        if self.numbers.in_codes:
+            return self.part(op)(*maps)
         if op.kind == flow.CONV:
-            return self.layer(op.name)(maps[0], train)
-        y = (
-            OPERATIONS[op.kind](op, *maps)
-            if op.kind != flow.DROPOUT
-            else self._dropped(*maps, train)
-        )
+            return self.part(op)(maps[0], train)
+        y = self._value(op, maps, train)
         # What only picks, repeats or puts side by side is on a grid already.
         if op.kind in (flow.JOIN, flow.NEAREST, flow.MAX_POOL, flow.SPREAD) or y is maps[0]:
             return y
         grids = self.numbers.integer.at(f"{self.spec.name}/")
         return on_grid(y, getattr(grids, op.path), grids.errors, self.axis_name, train)
 
-    def _dropped(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.spec.dropout, deterministic=not train)(x)
+    def _value(self, op: Op, maps: list[Array], train: bool) -> Array:
+        if op.kind == flow.DROPOUT:
+            return nn.Dropout(self.spec.dropout, deterministic=not train)(*maps)
+        if op.kind != flow.RESIZE:
+            return OPERATIONS[op.kind](op, *maps)
+        x, like = maps
+        # Where maps are on fixed grids, weights are those of `quant.codes.resize`.
+        grid = getattr(self.numbers.integer, op.path)
+        bits = RESIZE_BITS if not grid.off and grid.rule == FIXED else None
+        y = resize_bilinear(x, like.shape[1:3], align_corners=op.corners, weight_bits=bits)
+        return y.astype(x.dtype)
 
 
 OPERATIONS: dict[str, Callable[..., Array]] = {
     flow.ADD: lambda op, x, y: ACTIVATIONS[op.activation](x + y),
     flow.MULTIPLY: lambda op, x, y: x * y,
     flow.JOIN: lambda op, *maps: jnp.concatenate(maps, axis=-1),
-    flow.RESIZE: lambda op, x, like: resize_bilinear(
-        x, like.shape[1:3], align_corners=op.corners
-    ).astype(x.dtype),
     flow.NEAREST: lambda op, x, like: upsample_nearest(x, like.shape[1:3]),
     flow.MAX_POOL: lambda op, x: max_pool(x, op.window),
     flow.AVERAGE: lambda op, x: global_average(x),
     flow.HALVE: lambda op, x: halved(x),
     flow.SPREAD: lambda op, x, like: jnp.broadcast_to(x, (*like.shape[:3], x.shape[-1])),
 }
-"""Kind of `flow.Op` -> (op, maps) -> map; without what has variables or chance."""
+"""Kind of `flow.Op` -> (op, maps) -> map; without what has variables, chance or grids inside."""
 
 MakeSpec = Callable[[str, BlockArch, int, int], BlockSpec]
 """A kind of backbone block: (name, block, in_channels, in_stride) -> its spec; UserError if impossible."""

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import ALL, NOTHING, Arch, BlockSpec, block_name, cells_at, count
+from jaxseg.arch import Arch, BlockSpec, block_name, cells_at, count
 from jaxseg.errors import UserError
 from jaxseg.models import segmenter
-from jaxseg.models.backbones.itnet import LOOPS
+from jaxseg.models.backbones.itnet import LOOPS, OWN_KINDS
 from jaxseg.types import Array
 
 
@@ -130,9 +130,8 @@ def _each(
 ) -> dict[str, Any]:
     """`variables` with what passes have for themselves changed, leaf by leaf."""
     name, own = loop_name(arch), LOOPS[arch.backbone.blocks[-1].kind]
-    kinds = {NOTHING: (), ALL: ("params", "batch_stats")}.get(own, ("batch_stats",))
     changed = dict(variables)
-    for kind in kinds:
+    for kind in OWN_KINDS[own]:
         if name in variables.get(kind, {}):
             changed[kind] = {**variables[kind], name: jax.tree.map(change, variables[kind][name])}
     return changed

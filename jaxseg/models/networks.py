@@ -15,7 +15,7 @@ from jaxseg.models.heads.fcn import fcn_head, fcn_skips_head
 from jaxseg.models.heads.linear import linear_head
 from jaxseg.models.heads.lraspp import lraspp_head
 from jaxseg.models.heads.unet import unet_head
-from jaxseg.numbers import NumbersArch
+from jaxseg.numbers import COMPUTE, NumbersArch
 
 RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
 INVERTED = {"mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}
@@ -162,6 +162,8 @@ def _arch(
             got=output_stride,
             expected=f"one of {allowed}, or 0 for {allowed[0]}",
         )
+    if compute not in COMPUTE:
+        raise unknown_name("compute format", compute, COMPUTE)
     looped = name == "itnet"
     if looped:
         trunk = itnet(output_stride, width, **loop)

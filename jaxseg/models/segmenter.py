@@ -108,10 +108,11 @@ class Segmenter(nn.Module):
         return carry, taps
 
     def score(self, name: str, taps: Mapping[str, Array], train: bool = False) -> Array:
-        """float32 [B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..)."""
+        """[B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..), float32 or int8 codes."""
         head = getattr(self, name)
         inputs = (taps[t] for t in head.spec.inputs)
-        return head(*inputs, train=train and name not in self.frozen).astype(jnp.float32)
+        scores = head(*inputs, train=train and name not in self.frozen)
+        return scores if self.arch.numbers.in_codes else scores.astype(jnp.float32)
 
     def answer(self, taps: Mapping[str, Array], train: bool = False) -> Outputs:
         """All heads on the taps of a whole run; auxiliary ones in training only."""
@@ -127,7 +128,7 @@ class Segmenter(nn.Module):
         )
 
     def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """[B, H, W, 3], normalised, any float dtype -> Outputs.
+        """[B, H, W, 3], normalised, any float dtype, or int8 codes -> Outputs.
 
         With `train` pass mutable=['batch_stats'] and rngs={'dropout': key}.
         """

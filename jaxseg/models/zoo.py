@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import ALL, Arch, BlockSpec
-from jaxseg.errors import unknown_name
+from jaxseg.errors import UserError, unknown_name
+from jaxseg.layers import codes
 from jaxseg.layers.conv import initial
 from jaxseg.models import itnet, segmenter
 from jaxseg.models.networks import NAMES as NAMES
@@ -60,8 +61,29 @@ def init(arch: Arch, key: jax.Array) -> dict[str, Any]:
     """Random float32 variables {'params', 'batch_stats'}, with one entry per block and head that has any.
 
     All kernels are cut from one long draw: a sampler for each would take seconds to compile.
+
+    Raises:
+        UserError: an int8 network, which is made from a trained one and not trained itself.
     """
+    if arch.numbers.in_codes:
+        raise UserError("an int8 network", expected="one to train", do="make it with `deploy`")
     return _initialiser(arch)(key)
+
+
+def template(arch: Arch) -> dict[str, Any]:
+    """Shapes and dtypes of all variables, as `jax.ShapeDtypeStruct`s; of int8 networks too."""
+    if not arch.numbers.in_codes:
+        return dict(jax.eval_shape(lambda: init(arch, jax.random.PRNGKey(0))))
+    found: dict[str, Any] = {}
+    for block in blocks(arch):
+        for kind, parts in codes.variables(block, arch.numbers).items():
+            made = {
+                name: {leaf: jax.ShapeDtypeStruct(*of) for leaf, of in leaves.items()}
+                for name, leaves in parts.items()
+            }
+            if made:
+                found.setdefault(kind, {})[block.name] = made
+    return found
 
 
 @functools.lru_cache(maxsize=8)

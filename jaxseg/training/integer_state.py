@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import Arch
-from jaxseg.layers.normalise import normalise
 from jaxseg.numbers import Grid
 from jaxseg.quant import integers as q
-from jaxseg.quant.rounding import onto
+from jaxseg.quant.codes import image_codes
+from jaxseg.quant.scaling import image_affine
 from jaxseg.training.fixed_point import Updates, path_name, stored_grids
 from jaxseg.training.state import TrainState
 from jaxseg.types import Array
@@ -75,8 +75,7 @@ def values_of(arch: Arch, state: IntegerState) -> dict[str, np.ndarray]:
 
 
 def pixel_codes(mean: tuple[float, ...], std: tuple[float, ...], grid: Grid) -> np.ndarray:
-    """int8 [256, 3]: what normalising and rounding make of every pixel value."""
-    pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (1, 256, 3))
-    image = normalise(jnp.asarray(pixels)[None], mean, std, jnp.float32)[0, 0]
-    step = grid.reach * 2.0 ** (1 - grid.bits)
-    return np.asarray(onto(image, grid) / step).round().astype(np.int8)
+    """int8 [256, 3]: the codes of every pixel value."""
+    pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (1, 1, 256, 3))
+    affine = image_affine(mean, std, grid.reach * 2.0 ** (1 - grid.bits))
+    return np.asarray(image_codes(jnp.asarray(pixels), *affine))[0, 0]

@@ -9,7 +9,7 @@ import optax
 
 from jaxseg.arch import Arch
 from jaxseg.errors import UserError
-from jaxseg.layers.normalise import normalise
+from jaxseg.layers.normalise import network_input
 from jaxseg.models import zoo
 from jaxseg.objectives import losses, metrics
 from jaxseg.training import partition
@@ -95,7 +95,6 @@ def supervised(
     tx = direction(phase.optim)
     rate_at = learning_rate(phase.optim, phase.steps)
     stored = stored_grids(arch, phase.optim.updates)
-    dtype = jnp.dtype(arch.numbers.compute)
 
     def psum(tree: Any) -> Any:
         return jax.lax.psum(tree, axis_name) if axis_name else tree
@@ -106,7 +105,7 @@ def supervised(
     def share(trained, frozen, stats, batch, key, phase_step, counts):
         """One micro-batch: its share of the loss, and what comes along."""
         variables = {"params": partition.merge(trained, frozen), "batch_stats": stats}
-        image = normalise(batch["image"], mean, std, dtype)
+        image = network_input(batch["image"], mean, std, arch.numbers)
         totals, prediction, stats = forward(module, loss, variables, image, batch, key, phase_step)
         totals = psum(totals)
         sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxseg.arch import Arch
@@ -228,7 +227,7 @@ def values(arch: Arch, source: Source) -> tuple[dict[str, np.ndarray], Report]:
 
 def _shapes(arch: Arch, order: list[str]) -> dict[str, tuple[int, ...]]:
     """Flat path -> shape of all variables, in the order of the network's parts."""
-    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
+    template = zoo.template(arch)
     leaves = flatten({kind: template[kind] for kind in ("params", "batch_stats")})
     paths = sorted(leaves, key=lambda path: (order.index(_part(path)), "norm" in path, path))
     return {path: leaves[path].shape for path in paths}

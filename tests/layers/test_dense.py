@@ -10,7 +10,7 @@ import pytest
 
 from jaxseg.layers import dense
 from jaxseg.layers.dense import dense_conv2d
-from jaxseg.layers.padding import pad_widths
+from jaxseg.padding import pad_widths
 
 
 def by_xla(x, kernel, stride, dilation, padding):

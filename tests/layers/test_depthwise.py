@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg.layers.depthwise import SEGMENT, depthwise_conv2d
-from jaxseg.layers.padding import pad_widths
+from jaxseg.padding import pad_widths
 
 SIZES = [(7, 9), (8, 2 * SEGMENT + 2), (5, SEGMENT)]
 

@@ -23,9 +23,9 @@ from jaxseg import flow
 from jaxseg.arch import ALL, NOTHING, STATISTICS, BackboneArch, BlockArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.flow import Op
-from jaxseg.layers.conv import Conv
+from jaxseg.layers.codes import SCALES
 from jaxseg.models.backbones.trunk import Trunk, check_output_stride, check_width
-from jaxseg.models.block import Block, MakeSpec, check_widths, normed_layer, round_width
+from jaxseg.models.block import SEEN, Block, MakeSpec, check_widths, normed_layer, round_width
 from jaxseg.types import Array
 
 OUTPUT_STRIDES = (8, 4)
@@ -34,6 +34,13 @@ CHANNELS = DATA_WIDTHS[-1]
 
 LOOPS = {"loop": STATISTICS, "loop_one_norm": NOTHING, "loop_unshared": ALL}
 """Kind of block -> what each pass has for itself."""
+
+OWN_KINDS = {
+    NOTHING: (),
+    STATISTICS: ("batch_stats", SCALES),
+    ALL: ("params", "batch_stats", SCALES),
+}
+"""What each pass has for itself -> the collections of variables with an axis of passes."""
 
 SHARING = {"weights": "loop", "everything": "loop_one_norm", "nothing": "loop_unshared"}
 """What the passes share -> kind of block."""
@@ -140,12 +147,13 @@ class Loop(Block):
     rematerialise: bool = True
 
     def setup(self):
-        for layer in self.spec.layers:
-            setattr(self, layer.name, self._conv(layer.name, None))
+        for op in self.spec.ops:
+            if op.kind == flow.CONV or self.numbers.in_codes:
+                setattr(self, op.name, self.made(op, None))
 
-    def layer(self, name: str) -> Conv:
+    def part(self, op: Op) -> nn.Module:
         """One that `setup` made: passes share it."""
-        return getattr(self, name)
+        return getattr(self, op.name)
 
     def __call__(self, d: Array, train: bool = False) -> Array:
         return self._passes(d, train, every=False)[0]
@@ -175,13 +183,13 @@ class Loop(Block):
             # Inside a loop nothing could be merged with its copy, so no barrier is needed.
             visit = nn.remat(visit, prevent_cse=False)
         first = self.spec.layers[0]
-        own = {NOTHING: (), STATISTICS: ("batch_stats",), ALL: ("params", "batch_stats")}[first.own]
-        shared = [kind for kind in ("params", "batch_stats") if kind not in own]
+        own = OWN_KINDS[first.own]
+        shared = [kind for kind in OWN_KINDS[ALL] if kind not in own]
         # One set of statistics for all passes moves on from pass to pass.
         moving = train and "batch_stats" in shared and self.is_mutable_collection("batch_stats")
         scanned = nn.scan(
             visit,
-            variable_axes=dict.fromkeys(own, 0),
+            variable_axes=dict.fromkeys((*own, SEEN), 0),
             variable_broadcast=[kind for kind in shared if not (moving and kind == "batch_stats")],
             variable_carry="batch_stats" if moving else False,
             split_rngs={"params": first.own == ALL},

@@ -1,0 +1,244 @@
+"""Operations of int8 networks: maps of codes in, maps of codes out, 32-bit sums in between, nothing floating.
+
+Every function is exact: `quant.reference` computes the same in 64 bits, apart from this file. Convolutions take the
+form that is quick on each backend (measured, see docs/methods/integer.md):
+    CPU       XLA's int8 convolution; a stem of few channels and stride 2 has 2x2 pixels as channels of one; depthwise
+              ones are shifted multiply-adds
+    GPU       patches times kernel, since cuDNN has no integer result; depthwise as on CPU
+    others    XLA's int8 convolution
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxseg.padding import pad_widths
+from jaxseg.quant.scaling import RESIZE_BITS, resize_weights
+from jaxseg.types import Array
+
+I32 = jnp.int32
+FEW = 4
+"""Input channels up to which a strided convolution is one on 2x2 pixels."""
+
+
+# --- Rescaling ---
+
+
+def rescaled(
+    total: Array, multiplier: Array, offset: Array, shift: Array, low: Array, high: Array
+) -> Array:
+    """clip(round((total * multiplier + offset) / 2^shift), low, high), halves to even.
+
+    Args:
+        total: int32 [..., C].
+        multiplier, offset, shift: whole numbers within `scaling.fits`, [C] or scalars.
+        low, high: bounds, within -128..127.
+
+    Returns:
+        int8.
+    """
+    return jnp.clip(_rounded(total, multiplier, offset, shift), low, high).astype(jnp.int8)
+
+
+def _rounded(total: Array, multiplier: Array, offset: Array, shift: Array) -> Array:
+    m, c, s = (_row(v, total.ndim) for v in (multiplier, offset, shift))
+    most = lax.div(jnp.full_like(m, 2**30 - 1), jnp.maximum(jnp.abs(m), 1))
+    return halved_to_even(jnp.clip(total, -most, most) * m + c, s)
+
+
+def halved_to_even(value: Array, shift: Array | int) -> Array:
+    """round(value / 2^shift), halves to even; int32, shift 1 or more."""
+    shift = jnp.asarray(shift, I32)
+    below = (I32(1) << (shift - 1)) - 1
+    return (value + below + ((value >> shift) & 1)) >> shift
+
+
+def _row(v: Array, ndim: int) -> Array:
+    """int32 [C] -> [1, .., 1, C]; scalars stay."""
+    v = jnp.asarray(v).astype(I32)
+    return v.reshape(*(1,) * (ndim - 1), -1) if v.ndim else v
+
+
+def image_codes(image: Array, multiplier: Array, offset: Array, shift: int) -> Array:
+    """uint8 [B, H, W, 3] -> int8 codes of the normalised image, see `scaling.image_affine`."""
+    value = image.astype(I32) * _row(multiplier, 4) + _row(offset, 4)
+    return jnp.clip(halved_to_even(value, shift), -127, 127).astype(jnp.int8)
+
+
+def over_thresholds(
+    total: Array, multiplier: Array, offset: Array, shift: Array, thresholds: Array
+) -> Array:
+    """How many of the thresholds each rescaled sum reaches: int8, a monotone function as a table.
+
+    Args:
+        total: int32 [B, 1, 1, C]. multiplier, offset, shift: as in `rescaled`.
+        thresholds: int32 [127], rising.
+    """
+    u = _rounded(total, multiplier, offset, shift)
+    reached = u[..., None] >= thresholds.astype(I32)
+    return jnp.sum(reached, axis=-1, dtype=I32).astype(jnp.int8)
+
+
+# --- Convolution ---
+
+
+def convolution(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    padding: str = "symmetric",
+) -> Array:
+    """int8 [B, H, W, C] and int8 [kh, kw, C // groups, D] -> int32 [B, ceil(H / stride), ceil(W / stride), D]."""
+    pads = tuple(pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding))
+    if groups == x.shape[-1] == kernel.shape[-1] > 1:
+        return _depthwise(x, kernel, stride, dilation, pads)
+    if groups > 1:
+        # Grouped int8 convolutions give wrong values on GPUs (openxla/xla#49123).
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        made = [_dense(*part, stride, dilation, pads) for part in parts]
+        return jnp.concatenate(made, axis=-1)
+    return _dense(x, kernel, stride, dilation, pads)
+
+
+def _dense(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+    if kernel.shape[:2] == (1, 1):
+        return _product(x[:, ::stride, ::stride], kernel)
+    options = {"stride": stride, "dilation": dilation, "pads": pads}
+    on_cpu = functools.partial(_xla, **options)
+    if stride == 2 and dilation == 1 and x.shape[-1] <= FEW:
+        on_cpu = functools.partial(_on_quads, pads=pads)
+    patches = functools.partial(_patches, **options)
+    other = functools.partial(_xla, **options)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=patches, rocm=patches, default=other)
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """A 1x1 convolution."""
+    dims = (((3,), (0,)), ((), ()))
+    return lax.dot_general(x, kernel.reshape(kernel.shape[2:]), dims, preferred_element_type=I32)
+
+
+def _xla(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        pads,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=I32,
+    )
+
+
+def _on_quads(x: Array, kernel: Array, pads: tuple) -> Array:
+    """Stride 2 as stride 1 on quads: 2x2 pixels are the channels of one cell, and the kernel is cut likewise."""
+    batch, height, width, channels = x.shape
+    before = [-(-low // 2) for low, _ in pads]
+    leads = [2 * b - low for b, (low, _) in zip(before, pads, strict=True)]
+    cells = [-(-(lead + k) // 2) for lead, k in zip(leads, kernel.shape[:2], strict=True)]
+    more = [2 * n - lead - k for n, lead, k in zip(cells, leads, kernel.shape[:2], strict=True)]
+    kernel = jnp.pad(kernel, [*zip(leads, more, strict=True), (0, 0), (0, 0)])
+    kernel = kernel.reshape(cells[0], 2, cells[1], 2, channels, -1)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*cells, 4 * channels, -1)
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    x = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], 4 * channels)
+    around = tuple((b, n - 1 - b) for b, n in zip(before, cells, strict=True))
+    return _xla(x, kernel, 1, 1, around)
+
+
+def _cells(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> list[Array]:
+    """Per cell of the kernel, row by row, what it sees: [B, h, w, C] each."""
+    rows, columns = (-(-n // stride) for n in x.shape[1:3])
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)])
+    seen = []
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            top, left = i * dilation, j * dilation
+            down, right = top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1
+            seen.append(x[:, top:down:stride, left:right:stride])
+    return seen
+
+
+def _patches(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+    """One product of all that the kernel's cells see."""
+    seen = jnp.concatenate(_cells(x, kernel, stride, dilation, pads), axis=-1)
+    return _product(seen, kernel.reshape(1, 1, -1, kernel.shape[-1]))
+
+
+def _depthwise(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+    """Shifted multiply-adds; products of two codes within +-127 fit into 16 bits, and so does a sum of two."""
+    x = lax.optimization_barrier(x)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.int16)
+    seen = _cells(x, kernel, stride, dilation, pads)
+    products = [
+        part.astype(jnp.int16) * w.reshape(1, 1, 1, -1)
+        for part, w in zip(seen, weights, strict=True)
+    ]
+    pairs = [sum(products[i : i + 2]).astype(I32) for i in range(0, len(products), 2)]
+    return functools.reduce(jnp.add, pairs)
+
+
+# --- What else blocks do ---
+
+
+def sum_of(maps: Sequence[Array], multiplier: Array, shift: Array, low: Array | int) -> Array:
+    """Codes of a weighted sum of maps of codes: clip(round(sum of maps[i] * multiplier[i] / 2^shift), low, 127)."""
+    total = sum(x.astype(I32) * m.astype(I32) for x, m in zip(maps, multiplier, strict=True))
+    return jnp.clip(halved_to_even(total, shift), low, 127).astype(jnp.int8)
+
+
+def product_of(x: Array, gate: Array, multiplier: Array, shift: Array) -> Array:
+    """Codes of x times a map that is spread over it."""
+    total = x.astype(I32) * gate.astype(I32) * multiplier.astype(I32)
+    return jnp.clip(halved_to_even(total, shift), -127, 127).astype(jnp.int8)
+
+
+AVERAGE_DIGITS = 6
+"""Binary digits that a mean keeps before it is rescaled."""
+
+
+def average(x: Array, multiplier: Array, shift: Array) -> Array:
+    """Codes [B, 1, 1, C] of the mean over a map: m = 64 sum / cells, cut off to an odd number unless it is whole, then
+    clip(round(m * multiplier / 2^(shift + 6))).
+
+    (Odd, so that the last rounding sees which side of a half it was.)
+    """
+    cells = x.shape[1] * x.shape[2]
+    total = jnp.sum(x, axis=(1, 2), keepdims=True, dtype=I32) << AVERAGE_DIGITS
+    mean = lax.div(total, jnp.full_like(total, cells))
+    rest = total - mean * cells
+    mean = jnp.where(rest < 0, mean - 1, mean)  # div rounds to zero
+    mean = jnp.where(rest != 0, mean | 1, mean)
+    shift = shift.astype(I32) + AVERAGE_DIGITS
+    rounded = halved_to_even(mean * multiplier.astype(I32), shift)
+    return jnp.clip(rounded, -127, 127).astype(jnp.int8)
+
+
+def halve(x: Array) -> Array:
+    """Codes of means over 2x2 cells; where a side is odd its last row or column counts twice."""
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    cells = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
+    total = jnp.sum(cells, axis=(2, 4), dtype=I32)
+    return halved_to_even(total, 2).astype(jnp.int8)
+
+
+def resize(x: Array, size: tuple[int, int], *, corners: bool) -> Array:
+    """Codes of a bilinear resize, weights of 8 bits per axis."""
+    if x.shape[1:3] == tuple(size):
+        return x
+    one = 2**RESIZE_BITS
+    y = x.astype(jnp.int16)
+    for axis, wide in ((1, jnp.int16), (2, I32)):
+        low, high, weight = resize_weights(x.shape[axis], size[axis - 1], corners)
+        weight = jnp.asarray(weight, wide).reshape(*(-1 if i == axis else 1 for i in range(4)))
+        y = y.astype(wide)
+        # 127 * 2^8 fits into 16 bits, and so does every mean of two such numbers.
+        y = jnp.take(y, low, axis) * (one - weight) + jnp.take(y, high, axis) * weight
+    return halved_to_even(y, 2 * RESIZE_BITS).astype(jnp.int8)
