@@ -58,7 +58,17 @@ def test_chaos_takes_as_long_as_it_says():
 
 def test_all_that_was_counted_is_told():
     rows = json.loads((ROOT / "results" / "chaos.json").read_text())["rows"]
-    named = {*faults.COUNTED, "arm", "seed", "commit", "wall_s", "tries", "kills", "seconds_to_end"}
+    named = {
+        *faults.COUNTED,
+        "arm",
+        "seed",
+        "commit",
+        "cpu",
+        "wall_s",
+        "tries",
+        "kills",
+        "seconds_to_end",
+    }
     # What was always nothing, and what says more than how often.
     assert not any(row["processes_left"] or row["shared_memory_left"] for row in rows)
     named |= {"processes_left", "shared_memory_left", "survivor_status"}

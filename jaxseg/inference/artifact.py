@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import DTypeLike
 from safetensors.numpy import save as save_arrays
 
 from jaxseg import outside, tensors
 from jaxseg.arch import Arch, from_json, to_json
+from jaxseg.conversion.check import check
 from jaxseg.errors import UserError, short
 from jaxseg.models import zoo
 
@@ -59,14 +59,15 @@ def save_model(
     Args:
         folder: parents are made.
         arch, variables, card: what `load_model` gives back.
-        dtype: float32, or float16 for half the size; values that float16 cannot hold are refused.
+        dtype: of floating values: float32, or float16 for half the size; what float16 cannot hold is refused.
 
     Raises:
         UserError: the folder cannot be written, or a value is out of range.
     """
     arrays = {k: np.asarray(v) for k, v in flatten(variables).items()}
     largest = float(np.finfo(dtype).max)
-    for path, value in arrays.items():
+    floating = {k: v for k, v in arrays.items() if np.issubdtype(v.dtype, np.floating)}
+    for path, value in floating.items():
         extreme = float(np.abs(value).max(initial=0))
         if extreme > largest:
             raise UserError(
@@ -74,7 +75,7 @@ def save_model(
                 got=extreme,
                 expected=f"at most {largest}",
             )
-    stored = {path: value.astype(dtype) for path, value in arrays.items()}
+    stored = arrays | {path: value.astype(dtype) for path, value in floating.items()}
     folder = Path(folder)
     fresh, old = (_beside(folder, x, os.getpid()) for x in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
@@ -117,7 +118,7 @@ def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:
 
     Returns:
         (arch, {'params', 'batch_stats'} of float32 numpy arrays, card). Arrays stored in float16 or bfloat16 are
-        widened.
+        widened. Of an int8 network {'params', 'scales'} of whole numbers.
 
     Raises:
         UserError: a file is missing, damaged, of another schema, or does not fit the architecture; or a value in it
@@ -142,7 +143,13 @@ def load_model(folder: Path) -> tuple[Arch, dict[str, Any], Card]:
         arrays = tensors.parse(data)
     except UserError as error:
         raise UserError(f"{folder / VARIABLES} is not a safetensors file", got=error) from error
-    return arch, _checked(arrays, arch, folder), card
+    variables = _checked(arrays, arch, folder)
+    if arch.numbers.in_codes:
+        try:
+            check(arch, variables, card.mean, card.std)
+        except UserError as error:
+            raise UserError(f"{folder / VARIABLES} cannot be used: {error}") from error
+    return arch, variables, card
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -168,9 +175,10 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(arrays: dict[str, np.ndarray], arch: Arch, folder: Path) -> dict[str, Any]:
-    """The arrays as float32 variables, after comparing every name and shape with the architecture."""
-    template = jax.eval_shape(lambda: zoo.init(arch, jax.random.PRNGKey(0)))
-    wanted = {k: v.shape for k, v in flatten(dict(template)).items()}
+    """The arrays as float32 variables, those of an int8 network as they are; all compared with the architecture."""
+    template = flatten(zoo.template(arch))
+    wanted = {k: v.shape for k, v in template.items()}
+    codes = arch.numbers.in_codes
     # Auxiliary heads may have been stripped; nothing else may be missing.
     for name in sorted(wanted.keys() | arrays.keys()):
         shape, want = arrays[name].shape if name in arrays else None, wanted.get(name)
@@ -182,13 +190,14 @@ def _checked(arrays: dict[str, np.ndarray], arch: Arch, folder: Path) -> dict[st
                 got="nothing" if shape is None else list(shape),
                 expected="nothing" if want is None else list(want),
             )
-        if arrays[name].dtype not in (np.float32, np.float16):
+        dtypes = (template[name].dtype,) if codes else (np.float32, np.float16)
+        if arrays[name].dtype not in dtypes:
             raise UserError(
                 f"{folder / VARIABLES} at {name}",
                 got=arrays[name].dtype,
-                expected="float32 or float16",
+                expected=" or ".join(str(np.dtype(x)) for x in dtypes),
             )
-    return unflatten({k: v.astype(np.float32) for k, v in arrays.items()})
+    return unflatten(arrays if codes else {k: v.astype(np.float32) for k, v in arrays.items()})
 
 
 def _card(record: dict[str, Any], num_classes: int, path: Path) -> Card:

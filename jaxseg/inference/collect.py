@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import Arch
-from jaxseg.inference.exits import MEAN, Policy, image_confidence
+from jaxseg.inference.exits import MEAN, WHOLE, Policy, image_confidence, limits_for
 from jaxseg.inference.labelling import labels_at
 from jaxseg.inference.search import Evidence
 from jaxseg.layers.normalise import network_input
@@ -50,8 +50,9 @@ def make_head(
 
     def answer(variables: Any, taps: dict[str, Array]) -> tuple[Array, Array]:
         logits = module.apply(variables, name, taps, method="score")
-        sure = [image_confidence(logits, policy, p) for p in pixel]
-        return labels_at(logits, size_px), jnp.stack(sure)
+        limits = limits_for(arch.numbers, pixel, [0.0] * len(pixel)).pixel
+        sure = jnp.stack([image_confidence(logits, policy, p, arch.numbers) for p in limits])
+        return labels_at(logits, size_px), sure / WHOLE if arch.numbers.in_codes else sure
 
     return jax.jit(answer)
 

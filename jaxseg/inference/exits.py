@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.resize import resize_bilinear
+from jaxseg.numbers import NumbersArch
+from jaxseg.quant.scaling import CONFIDENCE_BITS, exponentials
 from jaxseg.types import Array, Outputs
 
 TOP1, ENTROPY = CONFIDENCES = ("top1", "entropy")
@@ -61,6 +64,28 @@ class Thresholds(NamedTuple):
 
     pixel: Array
     image: Array
+
+
+WHOLE = 2**13
+"""What int8 networks count confidences of images in: 1 is so much."""
+
+
+def whole(limits: Thresholds) -> Thresholds:
+    """Thresholds for int8 networks, int32: of pixels the largest sum of powers that is confident (see
+    `image_confidence`), of images the least confidence in units of 1 / `WHOLE`.
+    """
+    pixel = np.maximum(np.asarray(limits.pixel, np.float64), 2.0**-15)
+    sums = np.floor(2.0**CONFIDENCE_BITS / pixel)
+    return Thresholds(
+        np.minimum(sums, 2**31 - 1).astype(np.int32),
+        np.ceil(np.asarray(limits.image, np.float64) * WHOLE).astype(np.int32),
+    )
+
+
+def limits_for(numbers: NumbersArch, pixel: Sequence[float] | float, image: Sequence[float]):
+    """`thresholds` as a network with these numbers takes them."""
+    found = thresholds(pixel, image)
+    return whole(found) if numbers.in_codes else found
 
 
 class Routed(NamedTuple):
@@ -164,15 +189,30 @@ def confident(conf: Array, pixel: Array, band: Array | None = None, reach: int =
             rim is repeated outwards. None = nowhere.
         reach: in cells.
     """
-    sure = conf >= pixel
+    return smoothed(conf >= pixel, band, reach)
+
+
+def smoothed(sure: Array, band: Array | None, reach: int) -> Array:
+    """`sure`, and inside the band what most of the (4 * reach + 1)^2 around are."""
     if band is None:
         return sure
     window = (4 * reach + 1) ** 2
     return jnp.where(band, 2 * box_count(sure, 2 * reach, edge=True) > window, sure)
 
 
-def image_confidence(logits: Array, policy: Policy, pixel: Array) -> Array:
-    """One number in [0, 1] per image: float32 [B] from logits [B, h, w, K]."""
+def image_confidence(
+    logits: Array, policy: Policy, pixel: Array, numbers: NumbersArch | None = None
+) -> Array:
+    """One number in [0, 1] per image: float32 [B] from logits [B, h, w, K].
+
+    Of an int8 network: int32 in units of 1 / `WHOLE`, and `pixel` as `whole` gives it. A pixel's largest probability is
+    2^15 over the sum of exp(score - largest score), taken from a table in units of 2^-15.
+
+    Raises:
+        UserError: entropy of an int8 network.
+    """
+    if numbers is not None and numbers.in_codes:
+        return _confidence_of_codes(logits, policy, pixel, numbers.codes.score_step)
     conf = confidence(logits, policy.confidence)
     if policy.measure == MEAN:
         return jnp.mean(conf, axis=(1, 2))
@@ -180,6 +220,27 @@ def image_confidence(logits: Array, policy: Policy, pixel: Array) -> Array:
     if policy.smooth:
         band = border_band(jnp.argmax(logits, axis=-1), policy.reach)
     return jnp.mean(confident(conf, pixel, band, policy.reach), axis=(1, 2), dtype=jnp.float32)
+
+
+def _confidence_of_codes(codes: Array, policy: Policy, pixel: Array, step: float) -> Array:
+    if policy.confidence != TOP1:
+        raise UserError(
+            "confidence of an int8 network", got=policy.confidence, expected=TOP1, do="needs no log"
+        )
+    below = jnp.max(codes, axis=-1, keepdims=True).astype(jnp.int32) - codes
+    total = jnp.sum(jnp.take(jnp.asarray(exponentials(step)), below), axis=-1)
+    cells = total.shape[1] * total.shape[2]
+    if policy.measure == MEAN:
+        each = jax.lax.div(jnp.full_like(total, WHOLE << CONFIDENCE_BITS), total)
+    else:
+        sure, band = total <= pixel, None
+        if policy.smooth:
+            band = border_band(jnp.argmax(codes, axis=-1), policy.reach)
+        each = smoothed(sure, band, policy.reach).astype(jnp.int32) * WHOLE
+    if cells * WHOLE >= 2**31:
+        raise UserError("cells of an answer", got=cells, expected=f"below {2**31 // WHOLE}")
+    count = jnp.sum(each, axis=(1, 2))
+    return jax.lax.div(count, jnp.full_like(count, cells))
 
 
 # --- The policy ---

@@ -20,8 +20,15 @@ from jaxseg.arch import Arch, count
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
-from jaxseg.inference.exits import NEVER, Policy, Thresholds, image_confidence, thresholds
-from jaxseg.inference.labelling import labels_at
+from jaxseg.inference.exits import (
+    NEVER,
+    WHOLE,
+    Policy,
+    Thresholds,
+    image_confidence,
+    limits_for,
+)
+from jaxseg.inference.labelling import as_real, labels_at
 from jaxseg.inference.multi_exit import Answer, Carry, Segments
 from jaxseg.inference.predictor import Model, Score
 from jaxseg.layers.normalise import network_input
@@ -79,11 +86,13 @@ def answer_until(
     confidence are computed only after passes with a threshold that can be reached, and after the last.
 
     Args of what is returned:
-        thresholds: of the first L passes, float32 [L]; later ones have none.
+        thresholds: of the first L passes, float32 [L] (int8 networks: int32); later ones have none.
         last: int32, 1 or more.
         `Answer.taken` is the pass that answered, from 1.
     """
     parts, policy = _parts(arch, mean, std), policy or Policy()
+    codes = arch.numbers.in_codes
+    never = int(NEVER) * WHOLE if codes else NEVER
 
     def answer(variables: Any, image: Array, limits: Thresholds, last: Array) -> Answer:
         d = parts.data(variables, image)
@@ -94,23 +103,24 @@ def answer_until(
             h, n = parts.once(variables, d, h, n), n + 1
             final = n >= last
             pixel, least = (
-                jnp.where(n <= known, x[jnp.minimum(n, known) - 1], NEVER) for x in limits
+                jnp.where(n <= known, x[jnp.minimum(n, known) - 1], never) for x in limits
             )
 
             def look() -> tuple[Array, Array]:
                 scores = parts.score(variables, h)
-                sure = final | (image_confidence(scores, policy, pixel) >= least)
+                sure = final | (image_confidence(scores, policy, pixel, arch.numbers) >= least)
                 leaves = (taken == 0) & sure
                 return jnp.where(leaves[:, None, None, None], scores, logits), jnp.where(
                     leaves, n, taken
                 )
 
-            looks = final | (least < NEVER)
+            looks = final | (least < never)
             logits, taken = jax.lax.cond(looks, look, lambda: (logits, taken))
             return n, h, logits, taken
 
         grid = (*d.shape[:3], arch.num_classes)
-        first = jnp.int32(0), jnp.zeros_like(d), jnp.zeros(grid), jnp.zeros(grid[0], jnp.int32)
+        none = jnp.zeros(grid, jnp.int8 if codes else jnp.float32)
+        first = jnp.int32(0), jnp.zeros_like(d), none, jnp.zeros(grid[0], jnp.int32)
         state = jax.lax.while_loop(lambda state: jnp.any(state[3] == 0), visit, first)
         return Answer(labels_at(state[2], size), state[3])
 
@@ -119,10 +129,11 @@ def answer_until(
 
 def per_pass(chosen: Sequence[int], limits: Thresholds, total: int) -> Thresholds:
     """Thresholds of the passes `chosen` as thresholds of all `total` passes, `NEVER` where there is none."""
-    where = np.asarray(chosen, int) - 1
-    pixel, image = np.full(total, 1.0, np.float32), np.full(total, NEVER, np.float32)
+    where, dtype = np.asarray(chosen, int) - 1, np.asarray(limits.image).dtype
+    never = NEVER if dtype == np.float32 else NEVER * WHOLE
+    pixel, image = np.ones(total, dtype), np.full(total, never, dtype)
     pixel[where], image[where] = limits.pixel, limits.image
-    return thresholds(pixel.tolist(), image.tolist())
+    return Thresholds(pixel, image)
 
 
 def answer_one(
@@ -172,7 +183,7 @@ def cut(
         return run
 
     def confidence(logits: Array, pixel: Array) -> Array:
-        return image_confidence(logits, policy, pixel)
+        return image_confidence(logits, policy, pixel, arch.numbers)
 
     lengths = np.diff([0, *chosen, num_iterations(arch)]).tolist()
     return Segments(start, tuple(map(run_for, lengths)), confidence)
@@ -193,9 +204,10 @@ def make_scores(
         logits, _ = module.apply(variables, x, tuple(iterations), method="answers")
 
         def one(answer: Array) -> tuple[Array, Array, Array]:
-            full = resize_bilinear(answer, image.shape[1:3])
+            full = resize_bilinear(as_real(answer, arch.numbers), image.shape[1:3])
             total, count = losses.cross_entropy(full, label, batch["weight"])
-            return labels_at(full, image.shape[1:3]), total, count
+            found = labels_at(answer if arch.numbers.in_codes else full, image.shape[1:3])
+            return found, total, count
 
         return jax.lax.map(one, logits)
 
@@ -313,7 +325,7 @@ class Punctual:
         return labels[0]
 
     def _timed(self, image: np.ndarray, n: int) -> tuple[np.ndarray, float]:
-        nothing = thresholds(1.0, (NEVER,))
+        nothing = limits_for(self.arch.numbers, 1.0, (NEVER,))
         begin_s = time.perf_counter()
         labels = np.asarray(self.compiled(self.variables, image, nothing, jnp.int32(n)).labels)
         return labels, 1e3 * (time.perf_counter() - begin_s)

@@ -8,8 +8,11 @@ import numpy as np
 from jax import lax
 from jax.export import is_symbolic_dim
 
+from jaxseg.errors import UserError
 from jaxseg.layers.resize import resize_bilinear
+from jaxseg.numbers import NumbersArch
 from jaxseg.objectives.metrics import best_class
+from jaxseg.quant.scaling import exact_weights
 from jaxseg.types import Array
 
 LARGE = 2**22
@@ -22,8 +25,13 @@ UNROLLED = 32
 """Classes up to which the search for the winner is one fused pass."""
 
 
+def as_real(scores: Array, numbers: NumbersArch) -> Array:
+    """float32 scores, of int8 networks what their codes stand for: for losses and averages of several answers."""
+    return scores * jnp.float32(numbers.codes.score_step) if numbers.in_codes else scores
+
+
 def labels_at(logits: Array, size: tuple[int, int]) -> Array:
-    """arg-max over classes of `resize_bilinear(logits, size)`.
+    """arg-max over classes of the bilinear upsampling (half-pixel centres) of scores to `size`.
 
     On CPU, if the result is large and the sides grow by one whole factor s > 1, the map is cut into tiles of s x s
     pixels between four neighbouring cells. Every pixel is a convex mixture of these four, so a class that wins in
@@ -31,26 +39,70 @@ def labels_at(logits: Array, size: tuple[int, int]) -> Array:
     [1, 256, 512, 19] to 1024 x 2048: 160 ms by upsampling; so 26 ms with a seventh of the tiles on borders, 44 ms
     with all of them.
 
+    Of codes the numerators of the mixtures are compared, whole numbers over one denominator: exact, nothing floats.
+
     Args:
-        logits: float32 [B, h, w, K], K <= 256.
+        logits: float32 or int8 [B, h, w, K], K <= 256.
         size: (H, W).
 
     Returns:
-        uint8 [B, H, W]; a tie may fall to another class than that of the plain form.
+        uint8 [B, H, W]; of equals the first, of floats perhaps another than that of the plain form.
     """
-    plain = functools.partial(_plain, size=size)
+    whole_numbers = jnp.issubdtype(logits.dtype, jnp.integer)
+    plain = functools.partial(_plain_codes if whole_numbers else _plain, size=size)
     batch, height, width, classes = logits.shape
     scale = size[0] // height
     whole = scale > 1 and size == (scale * height, scale * width)
-    if not whole or is_symbolic_dim(batch) or batch * classes * math.prod(size) < LARGE:
+    large = not is_symbolic_dim(batch) and batch * classes * math.prod(size) >= LARGE
+    if not whole or not (large or whole_numbers):
         return plain(logits)
-    return lax.platform_dependent(
-        logits, cpu=functools.partial(_by_tiles, scale=scale), default=plain
-    )
+    tiles = functools.partial(_by_tiles if large else _all_tiles, scale=scale)
+    # Of codes the plain form would have to gather column by column.
+    other = functools.partial(_all_tiles, scale=scale) if whole_numbers else plain
+    return lax.platform_dependent(logits, cpu=tiles, default=other)
 
 
 def _plain(logits: Array, size: tuple[int, int]) -> Array:
     return best_class(resize_bilinear(logits, size)).astype(jnp.uint8)
+
+
+def _plain_codes(codes: Array, size: tuple[int, int]) -> Array:
+    """For any sizes: numerators over (denominator of rows) x (denominator of columns)."""
+    planes = jnp.moveaxis(codes, -1, 1).astype(jnp.int32)
+    parts = 1
+    for axis in (2, 3):
+        low, high, weight, whole = exact_weights(planes.shape[axis], size[axis - 2])
+        parts *= whole
+        weight = jnp.asarray(weight).reshape(*(-1 if i == axis else 1 for i in range(4)))
+        below, above = jnp.take(planes, low, axis), jnp.take(planes, high, axis)
+        planes = below * (whole - weight) + above * weight
+    if 127 * parts >= 2**31:
+        raise UserError(
+            f"scores of {codes.shape[1:3]} cells at {size} pixels",
+            expected="sizes whose mixtures 32 bits hold",
+            do="use sizes that are multiples of the network's stride",
+        )
+    return best_class(jnp.moveaxis(planes, 1, -1)).astype(jnp.uint8)
+
+
+def _all_tiles(logits: Array, scale: int) -> Array:
+    """As `_by_tiles`, every tile interpolated."""
+    batch, height, width, classes = logits.shape
+    rows, columns = height + 1, width + 1
+    cells = jnp.pad(logits, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    around = [
+        cells[:, i : i + rows, j : j + columns].reshape(-1, classes) for i in (0, 1) for j in (0, 1)
+    ]
+    return _picture(_winner_of_mixtures(around, scale), (batch, height, width), scale)
+
+
+def _picture(tiles: Array, cells: tuple[int, int, int], scale: int) -> Array:
+    """Tiles [N, scale * scale] beside and below each other: uint8 [B, H, W]."""
+    batch, height, width = cells
+    picture = tiles.reshape(batch, height + 1, width + 1, scale, scale).transpose(0, 1, 3, 2, 4)
+    picture = picture.reshape(batch, (height + 1) * scale, (width + 1) * scale)
+    first = scale - scale // 2  # the part of the first tile that lies outside
+    return picture[:, first : first + scale * height, first : first + scale * width]
 
 
 def _by_tiles(logits: Array, scale: int) -> Array:
@@ -80,22 +132,28 @@ def _by_tiles(logits: Array, scale: int) -> Array:
 
     tiles = jnp.broadcast_to(corners[0].reshape(-1, 1), (number, scale * scale))
     tiles = lax.fori_loop(0, -(-jnp.sum(mixed) // TILES), some, tiles)
-    picture = tiles.reshape(batch, rows, columns, scale, scale).transpose(0, 1, 3, 2, 4)
-    picture = picture.reshape(batch, rows * scale, columns * scale)
-    first = scale - scale // 2  # the part of the first tile that lies outside
-    return picture[:, first : first + scale * height, first : first + scale * width]
+    return _picture(tiles, (batch, height, width), scale)
 
 
 def _winner_of_mixtures(around: list[Array], scale: int) -> Array:
     """arg-max in every pixel of N tiles from the scores [N, K] of their four corners: uint8 [N, scale * scale]."""
     # Tiles last, so that every step below is a long row; the barrier keeps the turning out of the mixing.
     turned = lax.optimization_barrier([corner.T for corner in around])
-    after = (scale // 2 + np.arange(scale) + 0.5) / scale - 0.5  # from the cell before, in cells
-    axis = np.stack([1.0 - after, after])
-    mix = np.einsum("iy,jx->ijyx", axis, axis).reshape(4, -1, 1).astype(np.float32)
+    after = 2 * (scale // 2 + np.arange(scale)) + 1 - scale  # from the cell before, of 2 * scale
+    axis = np.stack([2 * scale - after, after])
+    mix = np.einsum("iy,jx->ijyx", axis, axis).reshape(4, -1, 1)
+    if jnp.issubdtype(around[0].dtype, jnp.integer):
+        dtype = jnp.int16 if 127 * (2 * scale) ** 2 < 2**15 else jnp.int32
+        mix = mix.astype(dtype)
+    else:
+        dtype = jnp.float32
+        mix = (mix / (2 * scale) ** 2).astype(dtype)
 
     def score(k: int | Array) -> Array:
-        return sum(weight * corner[k][None] for weight, corner in zip(mix, turned, strict=True))
+        return sum(
+            weight * corner[k][None].astype(dtype)
+            for weight, corner in zip(mix, turned, strict=True)
+        )
 
     def better(k: int | Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
         value, (top, winner) = score(k), best

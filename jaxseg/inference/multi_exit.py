@@ -94,7 +94,7 @@ def cut(
         return run
 
     def confidence(logits: Array, pixel: Array) -> Array:
-        return image_confidence(logits, policy, pixel)
+        return image_confidence(logits, policy, pixel, arch.numbers)
 
     return Segments(start, tuple(map(run_to, range(len(ends)))), confidence)
 
@@ -166,10 +166,10 @@ def answer_many(
         taken = np.zeros(image.shape[0], np.int32)
         where = np.arange(image.shape[0])  # the image that each of the first rows belongs to
         state, rows = start(variables, image), image.shape[0]
-        pixel, least = np.append(limits.pixel, 0), np.append(limits.image, 0)
+        pixel, least = (np.append(x, np.zeros_like(x[:1])) for x in map(np.asarray, limits))
         for index, run in enumerate(stages):
             state, logits, sure = run(
-                variables, state, size, jnp.float32(pixel[index]), jnp.float32(least[index])
+                variables, state, size, jnp.asarray(pixel[index]), jnp.asarray(least[index])
             )
             if executed is not None:
                 executed(index, rows)

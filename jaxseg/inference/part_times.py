@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxseg.arch import Arch, block_name
 from jaxseg.inference.collect import head_names
-from jaxseg.inference.exits import Policy, image_confidence
+from jaxseg.inference.exits import Policy, image_confidence, limits_for
 from jaxseg.inference.labelling import labels_at
 from jaxseg.inference.search import ANYTIME, INPUT
 from jaxseg.layers.normalise import network_input
@@ -92,6 +92,8 @@ def measure_parts(
         taps |= new
         segments.append(index)
     heads, decides, labels = [], {}, {}
+    pixel = limits_for(arch.numbers, 0.5, (0.0,)).pixel[0]
+    decide = lambda x: image_confidence(x, policy, pixel, arch.numbers)  # noqa: E731
     shapes = []
     for name, head in zip(names, (*arch.exits, arch.head), strict=True):
         score = lambda v, t, name=name: module.apply(v, name, t, method="score")  # noqa: E731
@@ -99,7 +101,7 @@ def measure_parts(
         heads.append(index)
         shapes.append(logits.shape)
         if logits.shape not in decides:
-            decides[logits.shape], _ = add(lambda x: image_confidence(x, policy, 0.5), logits)
+            decides[logits.shape], _ = add(decide, logits)
             labels[logits.shape], _ = add(lambda x: labels_at(x, size_px), logits)
     times = _rounds(programs, rounds)
     times = np.maximum(times - times[0], 0.0)  # the first does nothing: what calling costs

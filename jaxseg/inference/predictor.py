@@ -14,7 +14,7 @@ from jaxseg.arch import Arch
 from jaxseg.errors import UserError
 from jaxseg.inference.artifact import Card, load_model
 from jaxseg.inference.augmented import PLAIN, Mode, augmented
-from jaxseg.inference.labelling import labels_at
+from jaxseg.inference.labelling import as_real, labels_at
 from jaxseg.layers.normalise import network_input
 from jaxseg.layers.resize import resize_bilinear
 from jaxseg.models import zoo
@@ -32,7 +32,8 @@ def make_predict(
     """Compiled (variables, image uint8 [B, H, W, 3]) -> label map uint8 [B, H, W].
 
     Normalisation, upsampling, averaging over what `mode` asks for and arg-max are inside, so that only bytes cross to
-    the device and back. One compilation per shape.
+    the device and back. Of an int8 network nothing in it floats, unless `mode` asks for averages. One compilation per
+    shape.
     """
     coarse, fine = _scores(arch, mean, std, mode)
     # Averages are over the upsampled scores; without any, most pixels need none.
@@ -44,13 +45,16 @@ def make_score(
     arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode = PLAIN
 ) -> Score:
     """Compiled (variables, batch) -> (label map uint8 [B, H, W], cross-entropy sum, pixel count)."""
-    _, fine = _scores(arch, mean, std, mode)
+    coarse, fine = _scores(arch, mean, std, mode)
+    from_codes = arch.numbers.in_codes and mode == PLAIN
 
     def score(variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
         image, label = batch["image"], batch["label"]
-        scores = fine(variables, image)
+        size = image.shape[1:3]
+        answer = coarse(variables, image) if from_codes else fine(variables, image)
+        scores = resize_bilinear(as_real(answer, arch.numbers), size) if from_codes else answer
         total, count = losses.cross_entropy(scores, label, batch["weight"])
-        return labels_at(scores, image.shape[1:3]), total, count
+        return labels_at(answer, size), total, count
 
     return jax.jit(score)
 
@@ -83,7 +87,8 @@ def _scores(
 
     def fine(variables: Any, image: Array) -> Array:
         def plain(image: Array) -> Array:
-            return resize_bilinear(coarse(variables, image), image.shape[1:3])
+            scores = as_real(coarse(variables, image), arch.numbers)
+            return resize_bilinear(scores, image.shape[1:3])
 
         return augmented(plain, mode)(image)
 

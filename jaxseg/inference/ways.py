@@ -18,7 +18,7 @@ from jaxseg.errors import UserError, short, unknown_name
 from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
-from jaxseg.inference.exits import NEVER, Policy, Thresholds, thresholds
+from jaxseg.inference.exits import NEVER, Policy, Thresholds, limits_for
 from jaxseg.inference.predictor import Model
 from jaxseg.models import mess
 from jaxseg.models.folding import fold
@@ -138,7 +138,7 @@ class Way:
             )
         image = self.image * count if len(self.image) == 1 else self.image
         pixel = self.pixel[0] if len(self.pixel) == 1 else self.pixel
-        return thresholds(pixel, image)
+        return limits_for(arch.numbers, pixel, image)
 
     def network(self, arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         """The part of a network that this way needs."""
@@ -223,7 +223,10 @@ class InputDependent:
         """
         image = np.random.default_rng(0).integers(0, 256, (1, *size_px, 3), np.uint8)
         run, early = self.compiled[0], len(self.chosen)
-        paths = [thresholds(0.5, [NEVER] * i + [0.0] * (early - i)) for i in range(early + 1)]
+        numbers = self.arch.numbers
+        paths = [
+            limits_for(numbers, 0.5, [NEVER] * i + [0.0] * (early - i)) for i in range(early + 1)
+        ]
         times = np.empty((rounds + 1, len(paths)))
         for r in range(rounds + 1):
             for i, limits in enumerate(paths):
