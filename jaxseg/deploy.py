@@ -1,44 +1,63 @@
-"""`python -m jaxseg.deploy --workdir=W --output=DIR [--max-latency-ms | --max-macs | --min-miou]`: for this device."""
+"""`python -m jaxseg.deploy --workdir=W --output=DIR [--numbers=int8] [--max-latency-ms | --max-macs | --min-miou]`.
 
+Two things, one after the other: a network becomes one of int8 codes, if asked for; one with early exits becomes the
+best part of itself within limits, for this device.
+"""
+
+import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxseg import build, cli, runtime
 from jaxseg.arch import Arch
+from jaxseg.conversion.ranges import METHODS
 from jaxseg.data.pipeline import eval_stream
 from jaxseg.errors import UserError
 from jaxseg.inference import collect as collecting
-from jaxseg.inference.artifact import load_model, save_model
+from jaxseg.inference.artifact import Card, load_model, save_model
 from jaxseg.inference.curve import draw_front
+from jaxseg.inference.evaluation import evaluate
 from jaxseg.inference.exits import CONFIDENCES, MEASURES, Policy
 from jaxseg.inference.part_times import measure_parts
-from jaxseg.inference.predictor import model_folder
+from jaxseg.inference.predictor import make_score, model_folder
 from jaxseg.inference.search import BUDGETED, FINAL, INPUT, SETTINGS, Deployment, Search
 from jaxseg.inference.side_by_side import Timed, side_by_side
+from jaxseg.inference.to_codes import to_codes
 from jaxseg.inference.ways import Way
 from jaxseg.models import mess
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import costs
+from jaxseg.numbers import COMPUTE, INT8
 
 SPLITS = ("calib", "train", "val")
 TIMED = 50
 """Images that the written folder is timed on."""
-NUMBERS = ("float32", "bfloat16")
+NUMBERS = (*COMPUTE, INT8)
+IMAGES = 64
+"""Looked at by a calibration."""
 COMMAND = cli.Command(
     "deploy",
-    "Chooses exits, heads and thresholds for this device, and writes a folder that holds nothing else.",
+    "Turns a network into int8, and chooses exits, heads and thresholds for this device; writes a folder.",
     (
         cli.Flag("workdir", "a training folder or a deployed folder", required=True),
         cli.Flag("output", "the folder to write", required=True),
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
-        cli.Flag("numbers", "of the computation", default="float32", choices=NUMBERS),
+        cli.Flag("numbers", "of the computation", default="", choices=("", *NUMBERS)),
+        cli.Flag(
+            "calibration",
+            "of int8 networks that were not trained as such: how ranges of values are chosen",
+            default="mse",
+            choices=tuple(METHODS),
+        ),
+        cli.Flag("images", "of the split that a calibration looks at", default=str(IMAGES)),
         cli.Flag("max-latency-ms", "mean milliseconds per image on this device, at the most"),
         cli.Flag("max-macs", "mean multiply-adds per image, at the most"),
         cli.Flag("min-miou", "on the split of the search, in [0, 1], at the least"),
@@ -62,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
     if limits["max_latency_ms"] is not None and limits["max_macs"] is not None:
         raise UserError("deploy", expected="either --max-latency-ms or --max-macs, not both")
     arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
-    _check_exits(arch)
+    numbers = args["numbers"] or (INT8 if arch.numbers.in_codes else COMPUTE[0])
+    _check(arch, numbers, limits)
     config = build.evaluation_config(card, argv)
     split, plan = build.evaluation_split(config, card, args["split"])
     if not len(split):
@@ -77,11 +97,25 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--height, --width", got=size_px, expected="the size of some images of the split"
         )
-    arch = replace(arch, aux=(), numbers=replace(arch.numbers, compute=args["numbers"]))
+    images = [split[i]["image"] for i in same]
+    arch = replace(arch, aux=())
+    trained, told = (arch, variables), {"split": args["split"]}
+    if numbers == INT8:
+        most = cli.whole(args, "images")
+        arch, variables, how = to_codes(
+            arch, variables, card, split, method=args["calibration"], most=most
+        )
+        told |= how
+    else:
+        arch = replace(arch, numbers=replace(arch.numbers, compute=numbers))
+    stream = functools.partial(eval_stream, split, plan, num_workers=config.data.num_workers)
+    if not arch.exits:
+        _write_int8(Path(args["output"]), (arch, variables), trained, card, stream, images, told)
+        return
     policy = Policy(confidence=args["confidence"], measure=args["measure"])
 
     begin_s = time.perf_counter()
-    with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
+    with stream() as batches:
         evidence = collecting.collect(arch, variables, card.mean, card.std, batches, policy=policy)
     looked_s = time.perf_counter()
     unit = "MACs" if limits["max_macs"] is not None else "ms"
@@ -107,19 +141,18 @@ def main(argv: Sequence[str]) -> None:
 
     small, parts, way = assembled(arch, variables, chosen, policy)
     evaluation = {**card.evaluation, "exits": way.to_dict()}
-    told = {"split": args["split"], "expected": {**asdict(chosen), "unit": unit}}
-    origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
+    expected = {"expected": {**asdict(chosen), "unit": unit}}
+    origin = {**card.origin, "deployed": {**told, **expected, **runtime.provenance()}}
     output = Path(args["output"])
     save_model(output, small, parts, replace(card, evaluation=evaluation, origin=origin))
-    images = [split[i]["image"] for i in same]
     both = side_by_side(Timed(small, parts, way), Timed(*_final(arch, variables)), card, images)
     promised = path_cost((len(arch.exits),), 0, FINAL)
     record = {
         "schema": 1,
-        "split": args["split"],
+        **told,
         "num_images": len(split),
         "shape": size_px,
-        "numbers": args["numbers"],
+        "numbers": numbers,
         "limits": {k: v for k, v in limits.items() if v is not None},
         "unit": unit,
         "chosen": _row(arch, chosen),
@@ -136,32 +169,102 @@ def main(argv: Sequence[str]) -> None:
         "pareto": [_row(arch, x) for x in front],
         **runtime.provenance(),
     }
-    try:
-        (output / "deploy.json").write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {output / 'deploy.json'}", got=error.strerror) from error
+    _write(output, record)
     draw_front(front, chosen, record["final_only"], unit, output / "pareto.png")
     print(_told(record))
     print(f"written to {output}")
 
 
-def _check_exits(arch: Arch) -> None:
-    """Said before anything is done: there must be something to choose from."""
-    if arch.exits:
+def _check(arch: Arch, numbers: str, limits: dict[str, float | None]) -> None:
+    """Said before anything is done: there must be something to choose from, or to turn into int8."""
+    if arch.numbers.in_codes and numbers != INT8:
+        raise UserError("--numbers", got=numbers, expected=f"{INT8}: the model has no floats left")
+    if arch.exits or (numbers == INT8 and not any(limits.values())):
         return
+    if numbers == INT8:
+        named = ", ".join("--" + name.replace("_", "-") for name, x in limits.items() if x)
+        raise UserError(
+            named,
+            got="a network without early exits",
+            expected="one with them, of which a part can be chosen",
+            do="leave it out",
+        )
     if is_looped(arch):
         raise UserError(
             "deploy",
             got="a loop",
             expected="a network with early exits",
-            do="its number of passes is chosen with evaluate --mode=budgeted --config.eval.exits.chosen=(N,)",
+            do="choose --numbers=int8; its number of passes is chosen with evaluate --mode=budgeted "
+            "--config.eval.exits.chosen=(N,)",
         )
     raise UserError(
         "deploy",
         got="a network without early exits",
         expected="one with them",
-        do="train some with --config.mess.num_exits, or use the folder as it is",
+        do="choose --numbers=int8, train exits with --config.mess.num_exits, or use the folder as it is",
     )
+
+
+def _write_int8(
+    output: Path,
+    made: tuple[Arch, dict[str, Any]],
+    trained: tuple[Arch, dict[str, Any]],
+    card: Card,
+    stream: Callable[[], Any],
+    images: Sequence[np.ndarray],
+    told: dict[str, Any],
+) -> None:
+    """Writes the folder, and tells what became of the answers, the bytes and the time."""
+    origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
+    save_model(output, *made, replace(card, origin=origin))
+    scores = {}
+    for name, (arch, variables) in (("int8", made), ("trained", trained)):
+        score = make_score(arch, card.mean, card.std)
+        with stream() as batches:
+            tally = evaluate(score, jax.device_put(variables), batches, arch.num_classes)
+        scores[name] = tally.scores()
+    timed = side_by_side(Timed(*made, Way()), Timed(*trained, Way()), card, images)
+    sizes = {
+        name: sum(np.asarray(x).nbytes for x in jax.tree.leaves(_without_aux(variables)))
+        for name, (_, variables) in (("int8", made), ("trained", trained))
+    }
+    record = {
+        "schema": 1,
+        **told,
+        "numbers": INT8,
+        "num_images": scores["int8"]["num_images"],
+        "shape": list(images[0].shape[:2]),
+        "miou": scores["int8"]["miou"],
+        "trained_miou": scores["trained"]["miou"],
+        "bytes": sizes["int8"],
+        "trained_bytes": sizes["trained"],
+        "mean_ms": timed["mean_ms"],
+        "trained_mean_ms": timed["final_only_mean_ms"],
+        "timed_images": timed["timed_images"],
+        **runtime.provenance(),
+    }
+    _write(output, record)
+    print(
+        f"int8 ({told['conversion']}), {record['num_images']} images of {told['split']}: "
+        f"mIoU {100 * record['miou']:.2f} % (trained network {100 * record['trained_miou']:.2f} %)\n"
+        f"  {record['bytes'] / 1e6:.2f} MB ({record['trained_bytes'] / 1e6:.2f} MB), "
+        f"{record['mean_ms']:.2f} ms an image ({record['trained_mean_ms']:.2f} ms)\n"
+        f"written to {output}"
+    )
+
+
+def _without_aux(variables: dict[str, Any]) -> dict[str, Any]:
+    return {
+        kind: {name: tree for name, tree in parts.items() if not name.startswith("aux_")}
+        for kind, parts in variables.items()
+    }
+
+
+def _write(output: Path, record: dict[str, Any]) -> None:
+    try:
+        (output / "deploy.json").write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {output / 'deploy.json'}", got=error.strerror) from error
 
 
 def assembled(

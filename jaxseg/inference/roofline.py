@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxseg.arch import LayerSpec, cells_at, layer_counts
 from jaxseg.layers.xla import xla_conv
+from jaxseg.numbers import INT8
+from jaxseg.quant import codes
 from jaxseg.types import Array
 
 SIDE = 2048
@@ -33,10 +35,12 @@ class Peaks(NamedTuple):
 def peaks(dtype: str, rounds: int = 5) -> Peaks:
     """Best of `rounds`, in the numbers of the computation, on the first device."""
     matrix = jnp.ones((SIDE, SIDE), dtype)
-    product_s = _least_s(jax.jit(jnp.matmul), (matrix, matrix), rounds)
+    wide = jnp.int32 if dtype == INT8 else None
+    multiply = jax.jit(functools.partial(jnp.matmul, preferred_element_type=wide))
+    product_s = _least_s(multiply, (matrix, matrix), rounds)
     image, kernel = jnp.ones((1, 64, 64, 256), dtype), jnp.ones((3, 3, 256, 256), dtype)
-    around = ((1, 1), (1, 1))
-    convolve = jax.jit(functools.partial(xla_conv, stride=1, dilation=1, pads=around))
+    convolve = functools.partial(xla_conv, stride=1, dilation=1, pads=((1, 1), (1, 1)))
+    convolve = jax.jit(codes.convolution if dtype == INT8 else convolve)
     convolution_s = _least_s(convolve, (image, kernel), rounds)
     array = jnp.ones(COPY_BYTES // jnp.dtype(dtype).itemsize, dtype)
     copy_s = _least_s(jax.jit(lambda x: x + jnp.ones((), x.dtype)), (array,), rounds)

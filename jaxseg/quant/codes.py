@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxseg.padding import pad_widths
@@ -44,7 +45,8 @@ def rescaled(
 
 def _rounded(total: Array, multiplier: Array, offset: Array, shift: Array) -> Array:
     m, c, s = (_row(v, total.ndim) for v in (multiplier, offset, shift))
-    most = lax.div(jnp.full_like(m, 2**30 - 1), jnp.maximum(jnp.abs(m), 1))
+    # The power of two that keeps products below 2^30; a division would be done once per element.
+    most = I32(1 << 30) >> (32 - lax.clz(jnp.abs(m)))
     return halved_to_even(jnp.clip(total, -most, most) * m + c, s)
 
 
@@ -222,11 +224,12 @@ def average(x: Array, multiplier: Array, shift: Array) -> Array:
 
 def halve(x: Array) -> Array:
     """Codes of means over 2x2 cells; where a side is odd its last row or column counts twice."""
-    batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    cells = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
-    total = jnp.sum(cells, axis=(2, 4), dtype=I32)
-    return halved_to_even(total, 2).astype(jnp.int8)
+    x = x.astype(jnp.int16)
+    for axis in (1, 2):
+        one = np.arange(0, x.shape[axis], 2)
+        other = np.minimum(one + 1, x.shape[axis] - 1)
+        x = jnp.take(x, one, axis) + jnp.take(x, other, axis)
+    return halved_to_even(x.astype(I32), 2).astype(jnp.int8)
 
 
 def resize(x: Array, size: tuple[int, int], *, corners: bool) -> Array:

@@ -2,7 +2,7 @@
 
     code = clip(round((sum * multiplier + offset) / 2^shift))         halves to even
 
-is the one equation by which int8 networks rescale. Multipliers have at most 15 bits and a sign, shifts are 1 to 22,
+is the one equation by which int8 networks rescale. Multipliers have at most 15 bits and a sign, shifts are 1 to 21,
 and within `fits` the equation holds in 32-bit arithmetic whatever the sum is (`quant.codes.rescaled`). Numpy only.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_SHIFT = 22
+MOST_SHIFT = 21
 MULTIPLIER_BITS = 15
 WIDE_BITS = 22
 """Of the image's multipliers: pixels have 8 bits, so products have 30."""
@@ -35,11 +35,13 @@ class Affine(NamedTuple):
 def fits(multiplier: np.ndarray, offset: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Whether 32 bits hold sum * multiplier + offset for every sum whose code is not clipped. Per channel.
 
-    Sums are clipped to +-(2^30 - 1) / |multiplier| first, which changes no code: what is clipped is beyond 128 steps.
+    Sums are clipped first, to the power of two that keeps products below 2^30 (so they reach 2^29). That changes no code:
+    what is clipped is beyond 128 steps.
     """
     m, c, s = (np.asarray(v, np.int64) for v in (multiplier, offset, shift))
-    inside = (np.abs(m) < 2**MULTIPLIER_BITS) & (s >= 1) & (s <= MOST_SHIFT)
-    return inside & (2**30 - np.abs(m) - np.abs(c) >= (129 << np.clip(s, 0, MOST_SHIFT)))
+    inside = (np.abs(m) < 2**MULTIPLIER_BITS) & (s >= 1) & (s <= MOST_SHIFT) & (np.abs(c) < 2**30)
+    least = (2**30 >> np.frexp(np.abs(m))[1]) * np.abs(m)  # what a clipped sum still gives
+    return inside & ((m == 0) | (least - np.abs(c) >= (129 << np.clip(s, 0, MOST_SHIFT))))
 
 
 def affine(ratio: np.ndarray, offset: np.ndarray, most_shift: int = MOST_SHIFT) -> Affine:
