@@ -57,16 +57,19 @@ FLOAT_RATE = 0.125
 NETWORK = tuple(name for name in integer.WIDTHS if name not in integer.UPDATE_WIDTHS)
 RATE = "phases.main.optim.learning_rate="
 FLOAT = "integer.preset="
+ADAMW = (
+    FLOAT,
+    "phases.main.optim.name=adamw",
+    f"{RATE}0.005",
+    "phases.main.optim.momentum=0.9",
+    "phases.main.optim.weight_decay=1e-4",
+    "phases.main.optim.schedule=poly",
+    "phases.main.optim.warm_up_steps=50",
+)
+"""Floats by the quickstart's recipe."""
+
 ARMS = {
-    "float_adamw": arm(
-        FLOAT,
-        "phases.main.optim.name=adamw",
-        f"{RATE}0.005",
-        "phases.main.optim.momentum=0.9",
-        "phases.main.optim.weight_decay=1e-4",
-        "phases.main.optim.schedule=poly",
-        "phases.main.optim.warm_up_steps=50",
-    ),
+    "float_adamw": arm(*ADAMW),
     "float": arm(FLOAT, f"{RATE}{FLOAT_RATE}"),
     "float_constant": without(*NETWORK, "momentum", "stored", wide=32),
     "integer_only": arm(),

@@ -28,6 +28,8 @@ EXPERIMENTS = (
     "conv_gradient",
     "integer",
     "integer_step",
+    "int8_accuracy",
+    "int8_speed",
     "itnet",
     "itnet_camvid",
     "itnet_scan",

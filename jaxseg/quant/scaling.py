@@ -35,8 +35,8 @@ class Affine(NamedTuple):
 def fits(multiplier: np.ndarray, offset: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Whether 32 bits hold sum * multiplier + offset for every sum whose code is not clipped. Per channel.
 
-    Sums are clipped first, to the power of two that keeps products below 2^30 (so they reach 2^29). That changes no code:
-    what is clipped is beyond 128 steps.
+    Sums are clipped first, to the power of two that keeps products below 2^30 (so they reach 2^29). That changes no
+    code: what is clipped is beyond 128 steps.
     """
     m, c, s = (np.asarray(v, np.int64) for v in (multiplier, offset, shift))
     inside = (np.abs(m) < 2**MULTIPLIER_BITS) & (s >= 1) & (s <= MOST_SHIFT) & (np.abs(c) < 2**30)
