@@ -79,7 +79,7 @@ def over_thresholds(
         thresholds: int32 [127], rising.
     """
     u = _rounded(total, multiplier, offset, shift)
-    reached = u[..., None] >= thresholds.astype(I32)
+    reached = u[..., None] >= _row(thresholds, u.ndim + 1)
     return jnp.sum(reached, axis=-1, dtype=I32).astype(jnp.int8)
 
 
