@@ -34,6 +34,8 @@ class Phase:
     on_enter:    pure (arch, state) -> (arch, state); may change the shapes of everything.
     until:       pure state -> bool, asked every `until_every` steps; True ends the phase early.
     fresh_optimiser: start with a new optimiser state. False keeps what `on_enter` returned.
+    first, span: of a phase that goes on where another ended: steps of the stretch before it, and length of the whole
+                 stretch; batches and learning rates are those of one phase. 0, 0 = a stretch of its own.
     """
 
     name: str
@@ -47,10 +49,17 @@ class Phase:
     until: Callable[[Any], bool] | None = None
     until_every: int = 1
     fresh_optimiser: bool = True
+    first: int = 0
+    span: int = 0
 
     def __post_init__(self):
         if self.steps < 1:
             raise UserError(f"phases.{self.name}.steps", got=self.steps, expected="1 or more")
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps over which the learning rate runs its course."""
+        return self.span or self.steps
 
     def is_over(self, state: Any, phase_step: int) -> bool:
         """Whether the phase has ended after `phase_step` of its steps; a function of the state alone,

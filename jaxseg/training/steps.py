@@ -68,6 +68,7 @@ def supervised(
     accumulate: int = 1,
     axis_name: str | None = None,
     forward: Forward = whole,
+    penalty: Callable[[dict[str, Any]], Array] | None = None,
 ) -> Step:
     """Makes the step of a plainly supervised phase.
 
@@ -87,13 +88,14 @@ def supervised(
             sees one micro-batch at a time. Unrolled: XLA's convolution gradients are slow inside a scan.
         axis_name: of the axis of devices, or None for one device.
         forward: which parts of the network run, and what of them the loss sees.
+        penalty: of the trained parameters, added to the loss once per update; not logged.
     """
     names = [spec.name for spec in zoo.blocks(arch)]
     module = zoo.module(
         arch, axis_name=axis_name, frozen=partition.frozen_names(names, phase.trainable)
     )
     tx = direction(phase.optim)
-    rate_at = learning_rate(phase.optim, phase.steps)
+    rate_at = learning_rate(phase.optim, phase.schedule_steps)
     stored = stored_grids(arch, phase.optim.updates)
 
     def psum(tree: Any) -> Any:
@@ -110,9 +112,12 @@ def supervised(
         totals = psum(totals)
         sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)
         value = losses.mean(*loss.pooled(totals, counts))
+        if penalty is not None:
+            value = value + penalty(trained) / accumulate
         return value, (totals, sums, stats)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        phase_step = state.phase_step + phase.first if phase.first else state.phase_step
         key = jax.random.fold_in(state.key, state.step)
         update_key = jax.random.fold_in(key, UPDATE)  # the same on all devices
         if axis_name:
@@ -127,7 +132,7 @@ def supervised(
                 # Ties the next forward pass to this gradient, so that only one set of activations lives.
                 micro, grads = jax.lax.optimization_barrier((micro, grads))
             (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(share, has_aux=True)(
-                trained, frozen, stats, micro, jax.random.fold_in(key, i), state.phase_step, counts
+                trained, frozen, stats, micro, jax.random.fold_in(key, i), phase_step, counts
             )
             add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
             grads, totals, sums = add(grads, part_grads), add(totals, part), add(sums, part_sums)
@@ -143,7 +148,7 @@ def supervised(
         # minutes to compile where there are hundreds of layers.
         finite = jax.lax.optimization_barrier(finite)
 
-        rate = rate_at(state.phase_step)
+        rate = rate_at(phase_step)
         updates, opt_state = tx.update(grads, state.opt_state, trained, key=update_key)
         trained = apply_direction(phase.optim, trained, updates, rate, stored)
         new = state.replace(
