@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import faults, integer, itnet, mess, speed
+from benchmarks.report import faults, int8, integer, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
 NAMES = (
@@ -32,6 +32,9 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "itnet_camvid": ("itnet_camvid", itnet.camvid),
     "integer": ("integer", integer.arms),
     "integer_step": ("integer_step", integer.steps),
+    "int8_accuracy": ("int8_accuracy", int8.accuracy),
+    "int8_camvid": ("int8_accuracy", int8.camvid),
+    "int8_speed": ("int8_speed", int8.speed),
     "torch_peer": ("torch_peer", speed.torch_peer),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
     "input_share": ("input_share", speed.input_share),
