@@ -128,7 +128,7 @@ def resize_weights(n: int, length: int, corners: bool) -> tuple[np.ndarray, np.n
 def sources(n: int, length: int, corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bilinear resizing of an axis from n to `length` cells: per result two cells, and the weight of the second."""
     if corners:
-        centre = np.arange(length) * ((n - 1) / max(length - 1, 1))
+        centre = np.arange(length) * (n - 1) / max(length - 1, 1)
     else:
         centre = np.maximum((np.arange(length) + 0.5) * n / length - 0.5, 0.0)
     low = np.minimum(centre.astype(np.int32), n - 1)
