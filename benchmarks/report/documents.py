@@ -33,6 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "integer": ("integer", integer.arms),
     "integer_step": ("integer_step", integer.steps),
     "torch_peer": ("torch_peer", speed.torch_peer),
+    "int8_litert": ("int8_litert", speed.int8_litert),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
     "input_share": ("input_share", speed.input_share),
 }
