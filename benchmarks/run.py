@@ -30,6 +30,7 @@ EXPERIMENTS = (
     "integer_step",
     "int8_accuracy",
     "int8_speed",
+    "int8_litert",
     "itnet",
     "itnet_camvid",
     "itnet_scan",

@@ -4,20 +4,28 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseg import build, cli, runtime
+from jaxseg.arch import Arch
+from jaxseg.conversion.steps import deployed_blocks
 from jaxseg.data import datasets
 from jaxseg.errors import UserError
-from jaxseg.inference.artifact import load_model
+from jaxseg.inference.artifact import Card, load_model
 from jaxseg.inference.latency import measure, prepare
+from jaxseg.inference.layer_quality import Network, as_float, check, qualities, sample
+from jaxseg.inference.layer_table import joined, quality_table
 from jaxseg.inference.layer_times import layer_times, roofline_table
 from jaxseg.inference.predictor import model_folder
 from jaxseg.inference.roofline import peaks
 from jaxseg.models import zoo
 from jaxseg.outside import write_file
 
+SPLITS = ("train", "calib", "val", "test")
 COMMAND = cli.Command(
     "bench",
     "Times inference on this device: uint8 image in, uint8 label map out.",
@@ -29,6 +37,11 @@ COMMAND = cli.Command(
         cli.Flag("width", "input width in pixels; default: the training crop's"),
         cli.Flag("rounds", "timed calls", default="50"),
         cli.Flag("layers", "also the time of each layer beside the roofline", switch=True),
+        cli.Flag(
+            "beside",
+            "with --layers: the trained float folder that an int8 --workdir was made from; shows what is left of it",
+        ),
+        cli.Flag("split", "whose images --beside looks at", default="val", choices=SPLITS),
         cli.Flag("output", "where to write; default: W/bench.json, or ./bench.json with --config"),
     ),
     config_help="replaces a value of the config",
@@ -40,6 +53,8 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     if bool(args["workdir"]) == bool(args["config"]):
         raise UserError("bench", expected="either --workdir or --config")
+    if args["beside"] and not (args["workdir"] and args["layers"]):
+        raise UserError("--beside", expected="--workdir of an int8 network, and --layers")
     batch, rounds = cli.whole(args, "batch"), cli.whole(args, "rounds")
     if args["workdir"]:
         arch, variables, card = load_model(model_folder(Path(args["workdir"])))
@@ -50,6 +65,7 @@ def main(argv: Sequence[str]) -> None:
         arch = build.architecture(config, datasets.describe(config.data.name, config.data.dir))
         variables = zoo.init(arch, jax.random.PRNGKey(config.seed))
         mean, std, folder = tuple(config.data.mean), tuple(config.data.std), Path(".")
+    beside = _beside(args, arch, card, config) if args["beside"] else None
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
     shape = (
         batch,
@@ -65,6 +81,13 @@ def main(argv: Sequence[str]) -> None:
         rows = layer_times(ready, dtype)
         record |= {"peaks": best._asdict(), "layers": [row._asdict() for row in rows]}
         print(roofline_table(rows, best))
+        if beside:
+            floating, images = beside
+            float_times = layer_times(prepare(*floating, mean, std, shape), "float32")
+            found = qualities((arch, variables), floating, mean, std, images)
+            record["layers"] = joined(deployed_blocks(arch), rows, float_times, found)
+            record["quality_images"] = {"split": args["split"], "count": len(images)}
+            print(quality_table(record["layers"]))
     path = Path(args["output"]) if args["output"] else folder / "bench.json"
     try:
         write_file(path, (json.dumps(record, indent=2) + "\n").encode())
@@ -77,6 +100,16 @@ def main(argv: Sequence[str]) -> None:
         f"{record['macs'] / 1e9:.3f} GMACs, {record['params'] / 1e6:.3f} M parameters\n"
         f"timer: {record['timer']}\nwritten to {path}"
     )
+
+
+def _beside(
+    args: dict[str, Any], arch: Arch, card: Card, config: ConfigDict
+) -> tuple[Network, list[np.ndarray]]:
+    """The float network of --beside, and images for both."""
+    floating, variables, _ = load_model(model_folder(Path(args["beside"])))
+    check(arch, floating)
+    split, _ = build.evaluation_split(config, card, args["split"])
+    return as_float(floating, variables), sample(split)
 
 
 if __name__ == "__main__":

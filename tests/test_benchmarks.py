@@ -3,7 +3,13 @@
 import time
 from pathlib import Path
 
+import pytest
+
+from benchmarks import int8_litert
 from benchmarks.in_turn import in_turn
+from benchmarks.report import speed
+from jaxseg.arch import count
+from jaxseg.models import zoo
 
 
 def one(pause_s: float, log: str) -> dict:
@@ -28,3 +34,33 @@ def test_the_first_step_of_a_turn_is_not_measured(tmp_path):
     assert {name: len(times) for name, times in found.items()} == {"one step": 4, "two step": 4}
     assert max(found["one step"]) < 400  # ms
     assert log.read_text() == 3 * ("xxx" + "yyy")
+
+
+def test_the_network_beside_litert_is_the_one_of_the_file():
+    """The file's own layers, read once by its schema: all but the classifier, 256 to 21, are ours too."""
+    ours = int8_litert.our_layers(int8_litert.architecture())
+    assert (
+        int8_litert.macs(ours)
+        == count(zoo.blocks(int8_litert.architecture()), *int8_litert.SIZE).macs
+    )
+    extra = {("3x3", 256, 8, 1, 33 * 33): 1, ("1x1", 8, 21, 1, 33 * 33): 1}
+    theirs = ours - int8_litert.Counter(extra) + int8_litert.Counter([("1x1", 256, 21, 1, 33 * 33)])
+    assert sum(theirs.values()) == 55 and int8_litert.macs(theirs) == 2_740_709_056
+
+
+def test_litert_is_asked_for_in_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="error: --data: got .*; expected LiteRT's .tflite file"):
+        int8_litert.compare(0, tmp_path, str(tmp_path / "none.tflite"))
+
+
+def test_the_table_beside_litert():
+    row = {
+        "shape": [513, 513],
+        "median_ms": {"jax infer float32": 53.4, "jax infer int8": 39.6, "litert infer int8": 33.1},
+        "macs": {"jax": 2_755_109_992, "litert": 2_740_709_056},
+        "ratio_int8_float32": 0.742,
+        "ratio_int8_litert": 1.196,
+    }
+    assert speed.int8_litert({"rows": [row]}).splitlines()[-1] == (
+        "| DeepLabV3 on MobileNetV2, 513x513 | 53 | 40 | 33 | 2.755 / 2.741 | 0.74 | 1.20 |"
+    )

@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "int8_camvid": ("int8_accuracy", int8.camvid),
     "int8_speed": ("int8_speed", int8.speed),
     "torch_peer": ("torch_peer", speed.torch_peer),
+    "int8_litert": ("int8_litert", speed.int8_litert),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
     "input_share": ("input_share", speed.input_share),
 }

@@ -47,6 +47,26 @@ def _line(
     return [network, what, *flat, f"{float32:.2f}", f"{fastest:.2f}", _target(fastest, target)]
 
 
+def int8_litert(record: Record) -> str:
+    """Milliseconds of jaxseg and LiteRT, multiply-adds of both, ratios."""
+    rows = []
+    for row in record["rows"]:
+        ms, macs = row["median_ms"], row["macs"]
+        rows.append(
+            [
+                "DeepLabV3 on MobileNetV2, {1}x{0}".format(*row["shape"]),
+                *(f"{ms[x]:.0f}" for x in ("jax infer float32", "jax infer int8")),
+                f"{ms['litert infer int8']:.0f}",
+                f"{macs['jax'] / 1e9:.3f} / {macs['litert'] / 1e9:.3f}",
+                f"{row['ratio_int8_float32']:.2f}",
+                f"{row['ratio_int8_litert']:.2f}",
+            ]
+        )
+    head = ["network", "jaxseg float32, ms", "jaxseg int8", "LiteRT int8"]
+    head += ["GMACs, jaxseg / LiteRT", "int8 / float32", "jaxseg / LiteRT in int8"]
+    return table(head, rows)
+
+
 def conv_gradient(record: Record) -> str:
     """Layer, milliseconds of its kernel's gradient, ratios of that, of both gradients and of a loop."""
     rows = []

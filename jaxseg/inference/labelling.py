@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,22 +68,39 @@ def _plain(logits: Array, size: tuple[int, int]) -> Array:
 
 
 def _plain_codes(codes: Array, size: tuple[int, int]) -> Array:
-    """For any sizes: numerators over (denominator of rows) x (denominator of columns)."""
+    """For any sizes: numerators over (denominator of rows) x (denominator of columns).
+
+    Columns are gathered while the map is still small. Rows are not: every row of cells makes as many as the one with
+    the most needs, side by side, and the answers that are none are left out, as bytes. [1, 33, 33, 21] to 513 x 513 on
+    2 cores: 4 ms, 80 ms with a gather for either axis.
+    """
     planes = jnp.moveaxis(codes, -1, 1).astype(jnp.int32)
-    parts = 1
-    for axis in (2, 3):
-        low, high, weight, whole = exact_weights(planes.shape[axis], size[axis - 2])
-        parts *= whole
-        weight = jnp.asarray(weight).reshape(*(-1 if i == axis else 1 for i in range(4)))
-        below, above = jnp.take(planes, low, axis), jnp.take(planes, high, axis)
-        planes = below * (whole - weight) + above * weight
-    if 127 * parts >= 2**31:
+    low, high, weight, whole = exact_weights(planes.shape[3], size[1])
+    weight = jnp.asarray(weight).reshape(1, 1, 1, -1)
+    planes = jnp.take(planes, low, 3) * (whole - weight) + jnp.take(planes, high, 3) * weight
+    low, _, weight, parts = exact_weights(planes.shape[2], size[0])
+    if 127 * parts * whole >= 2**31:
         raise UserError(
             f"scores of {codes.shape[1:3]} cells at {size} pixels",
             expected="sizes whose mixtures 32 bits hold",
             do="use sizes that are multiples of the network's stride",
         )
-    return best_class(jnp.moveaxis(planes, 1, -1)).astype(jnp.uint8)
+    first = np.searchsorted(low, np.arange(planes.shape[2]))
+    place = np.arange(size[0]) - first[low]  # among the rows between the same two of cells
+    weights = np.zeros((planes.shape[2], place.max() + 1), np.int32)
+    weights[low, place] = weight
+    below = jnp.concatenate([planes[:, :, 1:], planes[:, :, -1:]], axis=2)
+    # In memory, or else all of the above would be done again for every row.
+    above, below = lax.optimization_barrier((planes, below))
+    weights = jnp.asarray(weights)[None, :, :, None]
+
+    def score(k: int | Array) -> Array:
+        return above[:, k, :, None] * (parts - weights) + below[:, k, :, None] * weights
+
+    best = _winner(score, codes.shape[-1]).astype(jnp.uint8)
+    batch, cells, rows, width = best.shape
+    best = lax.optimization_barrier(best).reshape(batch, cells * rows, width)
+    return jnp.take(best, low * rows + place, 1)
 
 
 def _all_tiles(logits: Array, scale: int) -> Array:
@@ -155,16 +173,21 @@ def _winner_of_mixtures(around: list[Array], scale: int) -> Array:
             for weight, corner in zip(mix, turned, strict=True)
         )
 
+    return _winner(score, turned[0].shape[0]).T.astype(jnp.uint8)
+
+
+def _winner(score: Callable[[int | Array], Array], classes: int) -> Array:
+    """Which of some maps score(0), score(1), .. is largest, of equals the first; int32. None of them is kept."""
+
     def better(k: int | Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
         value, (top, winner) = score(k), best
         return jnp.maximum(top, value), jnp.where(value > top, k, winner)
 
     top = score(0)
     best = top, jnp.zeros(top.shape, jnp.int32)
-    classes = turned[0].shape[0]
     if classes <= UNROLLED:
         for k in range(1, classes):
             best = better(k, best)
     else:
         best = lax.fori_loop(1, classes, better, best)
-    return best[1].T.astype(jnp.uint8)
+    return best[1]

@@ -7,6 +7,7 @@ import pytest
 
 from jaxseg.inference import labelling
 from jaxseg.inference.labelling import labels_at
+from jaxseg.quant.scaling import exact_weights
 
 
 def upsampled(logits, size):
@@ -55,6 +56,21 @@ def test_other_sizes_are_upsampled(monkeypatch, size):
     if size[0] >= 9:
         np.testing.assert_array_equal(found, upsampled(logits, size).argmax(-1))
     assert found.shape == (1, *size)
+
+
+@pytest.mark.parametrize("classes", (4, labelling.UNROLLED + 1))
+@pytest.mark.parametrize("size", ((20, 31), (9, 14), (5, 7), (10, 5), (64, 15)))
+def test_codes_at_other_sizes_to_the_last_bit(size, classes):
+    """Against numerators in 64 bits; codes are few, so equals are common, and the first of them is the answer."""
+    codes = np.random.default_rng(0).integers(-3, 4, (2, 9, 14, classes)).astype(np.int8)
+    full = codes.astype(np.int64)
+    for axis, length in ((1, size[0]), (2, size[1])):
+        low, high, weight, whole = exact_weights(full.shape[axis], length)
+        weight = weight.reshape([-1 if i == axis else 1 for i in range(4)]).astype(np.int64)
+        full = full.take(low, axis) * (whole - weight) + full.take(high, axis) * weight
+    found = jax.jit(lambda x: labels_at(x, size))(codes)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, full.argmax(-1))
 
 
 def test_only_tiles_on_borders_are_interpolated(monkeypatch):
