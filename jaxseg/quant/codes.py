@@ -2,20 +2,22 @@
 
 Every function is exact: `quant.reference` computes the same in 64 bits, apart from this file. Convolutions take the
 form that is quick on each backend (measured, see docs/methods/integer.md):
-    CPU       XLA's int8 convolution; a stem of few channels and stride 2 has 2x2 pixels as channels of one; depthwise
-              ones are shifted multiply-adds
+    CPU       with VNNI patches times kernel in mixed bytes (`quant.mixed`), else XLA's int8 convolution; a stem of few
+              channels and stride 2 has 2x2 pixels as channels of one; depthwise ones are shifted multiply-adds
     GPU       patches times kernel, since cuDNN has no integer result; depthwise as on CPU
     others    XLA's int8 convolution
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxseg.padding import pad_widths
+from jaxseg.quant.mixed import ZERO, has_quick_kernels, mixed_product, unsigned, zero_sum
 from jaxseg.quant.scaling import RESIZE_BITS, resize_weights
 from jaxseg.types import Array
 
@@ -109,18 +111,22 @@ def convolution(
 
 def _dense(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
     if kernel.shape[:2] == (1, 1):
-        return _product(x[:, ::stride, ::stride], kernel)
+        x, stride, dilation, pads = x[:, ::stride, ::stride], 1, 1, ((0, 0), (0, 0))
     options = {"stride": stride, "dilation": dilation, "pads": pads}
-    on_cpu = functools.partial(_xla, **options)
+    mixed, patches, product, plain = (
+        functools.partial(form, **options) for form in (_mixed, _patches, _product, _xla)
+    )
+    if kernel.shape[:2] == (1, 1):
+        on_cpu = mixed if has_quick_kernels() else product
+        return lax.platform_dependent(x, kernel, cpu=on_cpu, default=product)
+    on_cpu = mixed if has_quick_kernels() else plain
     if stride == 2 and dilation == 1 and x.shape[-1] <= FEW:
         on_cpu = functools.partial(_on_quads, pads=pads)
-    patches = functools.partial(_patches, **options)
-    other = functools.partial(_xla, **options)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=patches, rocm=patches, default=other)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=patches, rocm=patches, default=plain)
 
 
-def _product(x: Array, kernel: Array) -> Array:
-    """A 1x1 convolution."""
+def _product(x: Array, kernel: Array, **_: Any) -> Array:
+    """A 1x1 convolution of stride 1."""
     dims = (((3,), (0,)), ((), ()))
     return lax.dot_general(x, kernel.reshape(kernel.shape[2:]), dims, preferred_element_type=I32)
 
@@ -151,13 +157,60 @@ def _on_quads(x: Array, kernel: Array, pads: tuple) -> Array:
     x = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], 4 * channels)
     around = tuple((b, n - 1 - b) for b, n in zip(before, cells, strict=True))
-    return _xla(x, kernel, 1, 1, around)
+    return (_mixed if has_quick_kernels() else _xla)(x, kernel, 1, 1, around)
 
 
-def _cells(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> list[Array]:
-    """Per cell of the kernel, row by row, what it sees: [B, h, w, C] each."""
-    rows, columns = (-(-n // stride) for n in x.shape[1:3])
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)])
+PATCH_BYTES = 2**22
+"""Of patches that are multiplied at a time: they stay in cache."""
+
+
+def _mixed(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+    """Patches of unsigned codes times kernel, some rows at a time."""
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    nothing = zero_sum(flat).reshape(1, 1, 1, -1)
+    if kernel.shape[:2] == (1, 1):
+        return mixed_product(unsigned(x), flat) - nothing
+    (batch, height, width, _), (down, _) = x.shape, kernel.shape[:2]
+    rows, columns = -(-height // stride), -(-width // stride)
+    zero = jnp.uint8(ZERO)
+
+    def patches(x: Array, rows: int, pads: tuple) -> Array:
+        seen = _cells(x, kernel, stride, dilation, pads, size=(rows, columns), zero=zero)
+        return mixed_product(jnp.concatenate(seen, axis=-1), flat)
+
+    parts = -(-batch * rows * columns * flat.shape[0] // PATCH_BYTES)
+    x = unsigned(x)
+    if parts <= 1:
+        return patches(x, rows, pads) - nothing
+    some = -(-rows // parts)
+    span = (some - 1) * stride + (down - 1) * dilation + 1
+    missing = (-(-rows // some) * some - 1) * stride + (down - 1) * dilation + 1
+    (top, bottom), sides = pads
+    bottom = max(bottom, missing - height - top)
+    x = lax.pad(x, zero, [(0, 0, 0), (top, bottom, 0), (*sides, 0), (0, 0, 0)])
+
+    def part(i: Array) -> Array:
+        rows_of = lax.dynamic_slice_in_dim(x, i * some * stride, span, axis=1)
+        return patches(rows_of, some, ((0, 0),) * 2)
+
+    total = lax.map(part, jnp.arange(-(-rows // some), dtype=I32))
+    total = jnp.moveaxis(total, 0, 1).reshape(batch, -1, columns, flat.shape[-1])
+    return total[:, :rows] - nothing
+
+
+def _cells(
+    x: Array,
+    kernel: Array,
+    stride: int,
+    dilation: int,
+    pads: tuple,
+    size: tuple[int, int] = (),
+    zero: Array | None = None,
+) -> list[Array]:
+    """Per cell of the kernel, row by row, what it sees: [B, h, w, C] each, of `size` (h, w)."""
+    rows, columns = size or (-(-n // stride) for n in x.shape[1:3])
+    zero = jnp.zeros((), x.dtype) if zero is None else zero
+    x = lax.pad(x, zero, [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)])
     seen = []
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
