@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 from jaxseg.padding import pad_widths
 from jaxseg.quant.mixed import ZERO, has_quick_kernels, mixed_product, unsigned, zero_sum
@@ -178,8 +179,10 @@ def _mixed(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> 
         seen = _cells(x, kernel, stride, dilation, pads, size=(rows, columns), zero=zero)
         return mixed_product(jnp.concatenate(seen, axis=-1), flat)
 
-    parts = -(-batch * rows * columns * flat.shape[0] // PATCH_BYTES)
     x = unsigned(x)
+    parts = 1
+    if not is_symbolic_dim(batch):
+        parts = -(-batch * rows * columns * flat.shape[0] // PATCH_BYTES)
     if parts <= 1:
         return patches(x, rows, pads) - nothing
     some = -(-rows // parts)
