@@ -58,7 +58,7 @@ def labels_at(logits: Array, size: tuple[int, int]) -> Array:
     if not whole or not (large or whole_numbers):
         return plain(logits)
     tiles = functools.partial(_by_tiles if large else _all_tiles, scale=scale)
-    # Of codes the plain form would have to gather column by column.
+    # The plain form of codes gathers columns of cells and rows of answers, tiles gather nothing.
     other = functools.partial(_all_tiles, scale=scale) if whole_numbers else plain
     return lax.platform_dependent(logits, cpu=tiles, default=other)
 
