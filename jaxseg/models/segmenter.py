@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
-from jaxseg.models.backbones import inverted, itnet, resnet, vgg
+from jaxseg.models.backbones import bisenet, ddrnet, inverted, itnet, resnet, vgg
 from jaxseg.models.block import Block, Tap
 from jaxseg.models.heads import registry as heads
 from jaxseg.numbers import FOLDED
@@ -24,10 +24,12 @@ KINDS = {
     **inverted.KINDS,
     **vgg.KINDS,
     **itnet.KINDS,
+    **bisenet.KINDS,
+    **ddrnet.KINDS,
 }
 """Every kind of backbone block: name -> its spec. A new backbone adds its own here."""
 
-READS: dict[str, int] = {}
+READS = {**bisenet.READS, **ddrnet.READS}
 """Kinds that read several maps, and how many."""
 
 
