@@ -50,6 +50,8 @@ class BlockArch:
     dilation: of its spatial convolutions.
     kernel:   height and width of its spatial convolutions, where the kind leaves a choice.
     repeats:  how often it runs, for the kinds that are loops.
+    inputs:   what it reads: names of blocks before it, or 'image'; none says the block just before (the first: the
+              image). `stride` counts from the first of them.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class BlockArch:
     dilation: int = 1
     kernel: int = 3
     repeats: int = 1
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self):
         _check_limits(self, "widths", "stride", "dilation", "kernel", "repeats")
@@ -67,7 +70,7 @@ class BlockArch:
 
 @dataclass(frozen=True)
 class BackboneArch:
-    """A sequence of blocks; block 0 is the stem. Block i is called `block_name(i)`."""
+    """Blocks in the order in which they run; block 0 is the stem. Block i is called `block_name(i)`."""
 
     name: str
     blocks: tuple[BlockArch, ...]
@@ -75,6 +78,17 @@ class BackboneArch:
     def __post_init__(self):
         if not 1 <= len(self.blocks) <= LIMITS["blocks"]:
             raise UserError("blocks", got=len(self.blocks), expected=f"1 to {LIMITS['blocks']}")
+
+    def reads(self, index: int) -> tuple[str, ...]:
+        """What block `index` reads: names of blocks, or 'image'."""
+        return self.blocks[index].inputs or (block_name(index - 1) if index else IMAGE,)
+
+    def alive(self, index: int) -> tuple[str, ...]:
+        """What was there before block `index` and is read from there on, in order; after the last block its result."""
+        if index == len(self.blocks):
+            return (block_name(index - 1),)
+        wanted = {name for i in range(index, len(self.blocks)) for name in self.reads(i)}
+        return tuple(n for n in (IMAGE, *map(block_name, range(index))) if n in wanted)
 
 
 @dataclass(frozen=True)
@@ -177,12 +191,13 @@ class LayerSpec:
     kernel:     (height, width), odd.
     groups:     as in grouped convolution; = in_channels for a depthwise one.
     bias, norm: whether a bias is added; whether batch norm (scale and bias) follows.
-    out_stride: output stride relative to the image; 0 = global (1x1 grid after average pooling).
+    out_stride: output stride relative to the image; 0 = global (bins x bins cells after average pooling).
     activation: one of `ACTIVATIONS`.
     padding:    'symmetric' (torch: dilation * (kernel - 1) // 2 on both sides) or 'same' (TensorFlow:
                 no more than needed, the odd row at the bottom, the odd column at the right).
     repeats:    how often it runs on one image.
     own:        one of `OWN`: the variables that each of these passes has for itself, along a first axis.
+    bins:       of a global layer: cells per axis of its grid, whatever the size of the image.
     """
 
     name: str
@@ -199,6 +214,7 @@ class LayerSpec:
     padding: str = "symmetric"
     repeats: int = 1
     own: str = NOTHING
+    bins: int = 1
 
     @property
     def depthwise(self) -> bool:
@@ -215,6 +231,10 @@ class LayerSpec:
         """How many kernels there are: one, or one for each pass."""
         return self.repeats if self.own == ALL else 1
 
+    def cells(self, height_px: int, width_px: int) -> int:
+        """Cells of its output grid for an image of height_px x width_px."""
+        return cells_at(self.out_stride, height_px, width_px) * self.bins**2
+
 
 @dataclass(frozen=True)
 class BlockSpec:
@@ -226,7 +246,7 @@ class BlockSpec:
     layers:  every convolution, in the order of execution. Those whose name begins with 'logits' have
              one output channel per class.
     ops:     what it does with its maps, the layers among them.
-    inputs:  heads only: the taps it reads, main one first.
+    inputs:  what it reads, main one first: names of backbone blocks, or 'image'; none says the block before.
     dropout: heads only.
     pool:    (channels, output stride) of a map that is averaged over the whole image, or None.
     """
@@ -305,7 +325,7 @@ def count(
     for block in blocks:
         if block.role in roles:
             for layer in block.layers:
-                total += layer_counts(layer, cells_at(layer.out_stride, height_px, width_px))
+                total += layer_counts(layer, layer.cells(height_px, width_px))
             if block.pool:
                 channels, stride = block.pool
                 cells = cells_at(stride, height_px, width_px)
@@ -324,27 +344,21 @@ def train_macs(
     The convention, per block or head:
         1x for the forward pass,
         1x for the gradient of its input, if any backbone block before it is trainable
-            (before: in the data flow; for a head, the blocks up to the last one that it reads; a loop
-            comes before itself),
+            (before: in the data flow; a loop comes before itself),
         1x for the gradient of its weights, if it is trainable itself.
     It is applied to whole blocks: gradients that flow between the layers of the first trainable block are not
     counted apart. An exit that is not trainable does not run. Batch norm, losses, the optimiser and what is worked out
     a second time for want of memory are free.
     """
-    blocks = tuple(blocks)
-    position = {b.name: i for i, b in enumerate(b for b in blocks if b.role == "backbone")}
-    trained = [i for name, i in position.items() if trainable(name)]
-    first_trained = min(trained, default=len(position))
     total = 0
+    learns, last = {IMAGE: False}, IMAGE  # whether anything up to a map is trainable
     for block in blocks:
         if block.role == "exit" and not trainable(block.name):
             continue
-        if block.role == "backbone":
-            loop = any(layer.repeats > 1 for layer in block.layers)
-            needs_input_grad = position[block.name] + loop > first_trained
-        else:
-            last = max(position.get(name, -1) for name in block.inputs)  # -1: the image
-            needs_input_grad = last >= first_trained
+        before = any(learns[name] for name in block.inputs or (last,))
+        loop = any(layer.repeats > 1 for layer in block.layers)
+        learns[block.name], last = before or bool(trainable(block.name)), block.name
+        needs_input_grad = learns[block.name] if loop else before
         forward = count([block], height_px, width_px, roles=(block.role,)).macs
         total += forward * (1 + needs_input_grad + bool(trainable(block.name)))
     return total

@@ -8,22 +8,29 @@ the conversion that follows scales from operation to operation. Imports no JAX.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-CONV, ADD, MULTIPLY, JOIN, RESIZE, NEAREST, MAX_POOL, AVERAGE, HALVE, SPREAD, DROPOUT = KINDS = (
+CONV, ADD, MULTIPLY, RELU, SIGMOID, JOIN, RESIZE, NEAREST, *POOLS, SPREAD, DROPOUT = KINDS = (
     "conv",
     "add",
     "multiply",
+    "relu",
+    "sigmoid",
     "join",
     "resize",
     "nearest",
     "max_pool",
+    "average_pool",
     "average",
     "halve",
     "spread",
     "dropout",
 )
+MAX_POOL, AVERAGE_POOL, AVERAGE, HALVE = POOLS
 
-KEEPING = (JOIN, RESIZE, NEAREST, MAX_POOL, HALVE, SPREAD, DROPOUT)
-"""Whose results lie between the smallest and the largest value that they read."""
+PICKING = (RELU, JOIN, NEAREST, MAX_POOL, SPREAD)
+"""Whose results are values that they read, or 0."""
+
+KEEPING = (*PICKING, RESIZE, HALVE, DROPOUT)
+"""Whose results lie between the smallest value that they read, the largest, and 0."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,22 @@ class Op:
     kind:       one of `KINDS`:
                 conv      the layer `name` with all that its spec says
                 add       sum of two maps, then the activation
-                multiply  of a map with one that is spread over it
+                multiply  of a map with one of its size, or a 1x1 map
+                relu, sigmoid  of every value
                 join      maps side by side along C
                 resize    bilinear, to the size of the second map
                 nearest   every cell twice along both axes, cut to the size of the second map
                 max_pool  maximum over window x window cells, stride 2
-                average   mean over the whole map, 1x1
+                average_pool  mean over window x window cells around every stride-th, outside the map zeros
+                average   mean over each of bins x bins parts of the map, see `parts`
                 halve     mean over 2x2 cells, stride 2
                 spread    a 1x1 map over the size of the second map
                 dropout   in training; else nothing
     reads:      names of operations before it, or of inputs.
     activation: of an add, '' or 'relu'.
-    window:     of a max_pool, 2 or 3.
+    window:     of a max_pool, 2 or 3; of an average_pool, odd.
+    stride:     of an average_pool.
+    bins:       of an average, 1 for the whole map.
     corners:    of a resize: centres of corner cells lie on each other.
     scores:     whether its result is scores of classes.
     """
@@ -55,6 +66,8 @@ class Op:
     reads: tuple[str, ...]
     activation: str = ""
     window: int = 0
+    stride: int = 1
+    bins: int = 1
     corners: bool = False
     scores: bool = False
 
@@ -68,7 +81,7 @@ class Op:
         """On which of the grids of `numbers.IntegerArch` its result lies; convolutions know better, see their layer."""
         if self.scores:
             return "logits"
-        return "activations" if self.activation else "maps"
+        return "activations" if self.activation or self.kind == SIGMOID else "maps"
 
 
 def conv(name: str, reads: str) -> Op:
@@ -89,6 +102,14 @@ def add(name: str, one: str, other: str, activation: str = "", *, scores: bool =
 def join(name: str, *reads: str) -> Op:
     """Side by side."""
     return Op(name, JOIN, reads)
+
+
+def parts(n: int, bins: int) -> list[tuple[int, int]]:
+    """First cell of each part of an axis of n cells, and the one behind its last: torch's adaptive pooling.
+
+    No part is empty; neighbours share a cell where n is no multiple of their number.
+    """
+    return [(i * n // bins, -(-(i + 1) * n // bins)) for i in range(bins)]
 
 
 def entries(ops: Iterable[Op]) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def layer(name="conv", inp=3, out=8, kernel=(3, 3), groups=1, bias=False, norm=T
 
 def block(name, role="backbone", inputs=(), pool=None, layers=None):
     layers = layers or (layer(),)
-    return BlockSpec(name, role, "any", layers, layers[-1].out_channels, 2, inputs, pool=pool)
+    return BlockSpec(name, role, "any", layers, (), layers[-1].out_channels, 2, inputs, pool=pool)
 
 
 @pytest.mark.parametrize(

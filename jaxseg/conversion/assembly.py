@@ -76,7 +76,9 @@ def _variables(
         if per_channel.max(initial=0) > MOST_SUM:
             raise OverflowError(f"sums up to {per_channel.max():.3g}")
         return kernel, leaves
-    if op.kind in (flow.ADD, flow.MULTIPLY, flow.AVERAGE):
+    if op.kind == flow.SIGMOID:
+        return None, {"thresholds": scaling.sigmoid_thresholds(reads[0])}
+    if op.kind in (flow.ADD, flow.MULTIPLY, flow.AVERAGE_POOL, flow.AVERAGE):
         ratios = [step / steps[result] for step in reads]
         if op.kind == flow.MULTIPLY:
             ratios = [reads[0] * reads[1] / steps[result]]

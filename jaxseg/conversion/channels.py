@@ -66,7 +66,7 @@ class Channels:
 
     @property
     def fixed(self) -> frozenset[Space]:
-        """The image, and scores: one channel per class."""
+        """The image, scores (one channel per class), and what grouped convolutions read and give."""
         scores = [
             space
             for block in self.blocks
@@ -74,7 +74,14 @@ class Channels:
             if op.scores
             for space in self.of((block.name, op.name))
         ]
-        return frozenset([self._root(THE_IMAGE), *scores])
+        grouped = [
+            space
+            for block in self.blocks
+            for layer in block.layers
+            if layer.groups > 1 and not layer.depthwise
+            for space in (*self.read(block, layer), *self.of((block.name, layer.name)))
+        ]
+        return frozenset([self._root(THE_IMAGE), *scores, *grouped])
 
     def _given(self, block: BlockSpec, op: flow.Op) -> tuple[Space, ...]:
         reads = [self._spaces(block, name) for name in op.values]

@@ -35,7 +35,7 @@ def check(arch: Arch, variables: Mapping[str, Any], mean: Sequence[float], std: 
             if leaves is None:
                 continue
             if op.kind != flow.CONV:
-                problem = _other(leaves)
+                problem = _thresholds(leaves) if op.kind == flow.SIGMOID else _other(leaves)
             else:
                 problem = _layer(variables["params"][block.name][op.name]["kernel"], leaves)
                 if not problem and block.layer(op.name).activation == "sigmoid":
@@ -62,6 +62,10 @@ def _layer(kernel: np.ndarray, leaves: Mapping[str, np.ndarray]) -> str:
 def _gate(leaves: Mapping[str, np.ndarray]) -> str:
     if leaves["shift"].max(initial=0) > GATE_SHIFT:
         return f"a shift above {GATE_SHIFT}"
+    return _thresholds(leaves)
+
+
+def _thresholds(leaves: Mapping[str, np.ndarray]) -> str:
     return "" if (np.diff(leaves["thresholds"]) >= 0).all() else "thresholds out of order"
 
 

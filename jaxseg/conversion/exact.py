@@ -13,7 +13,7 @@ from jaxseg import flow
 from jaxseg.arch import Arch, BlockSpec, LayerSpec
 from jaxseg.conversion.assembly import affine_leaves, assembled, bounds, layer_variables
 from jaxseg.conversion.steps import GATE_STEP, THE_IMAGE, Value, Values, deployed_blocks
-from jaxseg.layers.conv import kernel_reach, result_grid
+from jaxseg.layers.conv import kernel_reach, op_grid, result_grid
 from jaxseg.layers.deviation import reciprocal
 from jaxseg.numbers import DEVIATION, FIXED, FLOAT, Grid
 from jaxseg.quant import scaling
@@ -94,7 +94,7 @@ def _steps(arch: Arch) -> dict[Value, float]:
             elif op.kind in flow.KEEPING:
                 step = steps[values.reads(block, op)[0]]
             else:
-                step = _step(getattr(grids.at(f"{block.name}/"), op.path))
+                step = _step(op_grid(op, grids.at(f"{block.name}/")))
             steps[block.name, op.name] = step
     return steps
 
@@ -103,13 +103,7 @@ def _steps_agree(arch: Arch) -> bool:
     """Whether values that must have one step do, and gates have theirs."""
     steps, values = _steps(arch), Values(deployed_blocks(arch))
     tied = all(steps[value] == steps[root] for value, root in values.groups().items())
-    gates = (
-        steps[block.name, layer.name] == GATE_STEP
-        for block in values.blocks
-        for layer in block.layers
-        if layer.activation == "sigmoid"
-    )
-    return tied and all(gates)
+    return tied and all(steps[value] == GATE_STEP for value in values.gates())
 
 
 def _step(grid: Grid) -> float:

@@ -136,8 +136,4 @@ def steps(
     for value, root in groups.items():
         most[root] = max(most.get(root, 0.0), ranges[value])
     made = {value: most[root] / 127 for value, root in groups.items()}
-    for block in values.blocks:
-        for layer in block.layers:
-            if layer.activation == "sigmoid":
-                made[block.name, layer.name] = GATE_STEP
-    return made
+    return made | dict.fromkeys(values.gates(), GATE_STEP)

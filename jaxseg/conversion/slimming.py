@@ -187,7 +187,7 @@ def _leaf(
 ) -> Any:
     out = _indices(channels, keep, channels.of((block.name, layer.name)))
     value = value[..., out]
-    if name == "kernel" and not layer.depthwise:
+    if name == "kernel" and layer.groups == 1:
         value = value[..., _indices(channels, keep, channels.read(block, layer)), :]
     return value
 

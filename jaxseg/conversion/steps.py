@@ -32,27 +32,28 @@ class Values:
     def __init__(self, blocks: Sequence[BlockSpec]):
         self.blocks = tuple(blocks)
         self._results = {block.name: (block.name, block.ops[-1].name) for block in self.blocks}
-        self._before: dict[str, Value] = {}
-        last = THE_IMAGE
-        for block in self.blocks:
-            if block.role == "backbone":
-                self._before[block.name] = last
-                last = self._results[block.name]
+        self._results[IMAGE] = THE_IMAGE
 
     def source(self, block: BlockSpec, name: str) -> Value:
         """The value that `name` stands for inside a block."""
         if not name.startswith("in_"):
             return block.name, name
-        index = flow.number_of(name)
-        if block.role != "backbone":
-            tap = block.inputs[index]
-            return THE_IMAGE if tap == IMAGE else self._results[tap]
-        # The second input of a loop is its own last result.
-        return self._before[block.name] if index == 0 else self._results[block.name]
+        # What a loop reads beside its inputs is its own last result.
+        return self._results[[*block.inputs, block.name][flow.number_of(name)]]
 
     def reads(self, block: BlockSpec, op: flow.Op) -> list[Value]:
         """What an operation computes with."""
         return [self.source(block, name) for name in op.values]
+
+    def gates(self) -> list[Value]:
+        """What sigmoids give; their step is `GATE_STEP`."""
+        return [
+            (block.name, op.name)
+            for block in self.blocks
+            for op in block.ops
+            if op.kind == flow.SIGMOID
+            or (op.kind == flow.CONV and block.layer(op.name).activation == "sigmoid")
+        ]
 
     def groups(self) -> dict[Value, Value]:
         """Value -> the one that stands for all that have its step.

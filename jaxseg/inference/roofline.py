@@ -3,12 +3,13 @@
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import LayerSpec, cells_at, layer_counts
+from jaxseg.arch import LayerSpec, layer_counts
 from jaxseg.layers.xla import xla_conv
 from jaxseg.numbers import INT8
 from jaxseg.quant import codes
@@ -60,7 +61,8 @@ def layer_cost(
     """
     before = layer.out_stride // layer.stride  # 0, global, stays 0
     cells_in, cells_out = (
-        batch * cells_at(stride, height_px, width_px) for stride in (before, layer.out_stride)
+        batch * replace(layer, out_stride=stride).cells(height_px, width_px)
+        for stride in (before, layer.out_stride)
     )
     counts = layer_counts(layer, cells_out)
     maps = cells_in * layer.in_channels + cells_out * layer.out_channels

@@ -14,7 +14,7 @@ import numpy as np
 from jaxseg import flow
 from jaxseg.arch import ALL, NOTHING, BlockSpec, LayerSpec
 from jaxseg.flow import Op
-from jaxseg.layers.pool import max_pool
+from jaxseg.layers.pool import max_pool, part_sums, window_sums
 from jaxseg.layers.resize import upsample_nearest
 from jaxseg.numbers import DEVIATION, NumbersArch
 from jaxseg.quant import codes
@@ -40,7 +40,8 @@ def scales_of(block: BlockSpec, op: Op, numbers: NumbersArch) -> Shapes:
               ending '_norm', where a norm by deviation has a rounding of its own inside: the first then gives
               normalised values. Behind ReLU6 also top int8, the code of 6; before a sigmoid thresholds int32 [127].
     add:      multiplier int16 [2], shift int8.
-    multiply, average: multiplier int16, shift int8.
+    multiply, average, average_pool: multiplier int16, shift int8.
+    sigmoid:  thresholds int32 [127].
     In a loop with something of its own for every pass everything has a first axis of passes.
     """
     if op.kind == flow.CONV:
@@ -54,7 +55,9 @@ def scales_of(block: BlockSpec, op: Op, numbers: NumbersArch) -> Shapes:
             found["top"] = (), np.int8
         if layer.activation == "sigmoid":
             found["thresholds"] = (127,), np.int32
-    elif op.kind in (flow.ADD, flow.MULTIPLY, flow.AVERAGE):
+    elif op.kind == flow.SIGMOID:
+        found = {"thresholds": ((127,), np.int32)}
+    elif op.kind in (flow.ADD, flow.MULTIPLY, flow.AVERAGE_POOL, flow.AVERAGE):
         several = (2,) if op.kind == flow.ADD else ()
         found = {"multiplier": (several, np.int16), "shift": ((), np.int8)}
     else:
@@ -127,7 +130,13 @@ class CodeOp(nn.Module):
 
     def averaged(self, x: Array) -> Array:
         s = self.scales()
-        return codes.average(x, s["multiplier"], s["shift"])
+        total, cells = part_sums(x.astype(jnp.int32), self.op.bins)
+        return codes.mean_of(total, cells, s["multiplier"], s["shift"])
+
+    def pooled(self, x: Array) -> Array:
+        s, window = self.scales(), self.op.window
+        total = window_sums(x.astype(jnp.int32), window, self.op.stride)
+        return codes.mean_of(total, window**2, s["multiplier"], s["shift"])
 
 
 _RUN: dict[str, Callable[..., Array]] = {
@@ -135,6 +144,9 @@ _RUN: dict[str, Callable[..., Array]] = {
     flow.ADD: CodeOp.added,
     flow.MULTIPLY: CodeOp.multiplied,
     flow.AVERAGE: CodeOp.averaged,
+    flow.AVERAGE_POOL: CodeOp.pooled,
+    flow.RELU: lambda self, x: jnp.maximum(x, 0),
+    flow.SIGMOID: lambda self, x: codes.from_table(x, self.scales()["thresholds"]),
     flow.JOIN: lambda self, *maps: jnp.concatenate(maps, axis=-1),
     flow.RESIZE: lambda self, x, like: codes.resize(x, like.shape[1:3], corners=self.op.corners),
     flow.NEAREST: lambda self, x, like: upsample_nearest(x, like.shape[1:3]),

@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg import flow
 from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec
+from jaxseg.flow import Op
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import initial_values, norm_of
@@ -58,7 +60,8 @@ def conv2d(
     Returns:
         [B, ceil(H / stride), ceil(W / stride), D], same dtype.
     """
-    if groups == x.shape[-1] == kernel.shape[-1] > 1:
+    if groups == x.shape[-1] > 1:
+        x = repeated(x, kernel.shape[-1] // groups)
         return depthwise_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     if groups == 1 and kernel.shape[:2] == (1, 1):
         return pointwise_conv2d(x[:, ::stride, ::stride], kernel)
@@ -66,6 +69,14 @@ def conv2d(
         return dense_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     pads = pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding)
     return xla_conv(x, kernel, stride, dilation, pads, groups)
+
+
+def repeated(x: Array, times: int) -> Array:
+    """[B, H, W, C] -> [B, H, W, C * times], every channel `times` times: what depthwise kernels that widen read."""
+    if times == 1:
+        return x
+    # A broadcast: its gradient is a sum over the copies.
+    return jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(*x.shape[:3], -1)
 
 
 def kernel_std(spec: LayerSpec) -> float:
@@ -173,6 +184,12 @@ def result_grid(spec: LayerSpec, grids: IntegerArch) -> Grid:
     if spec.activation == "sigmoid":  # at most 1
         return replace(grids.activations, reach=min(grids.activations.reach, 1.0))
     return grids.activations if spec.activation else grids.maps
+
+
+def op_grid(op: Op, grids: IntegerArch) -> Grid:
+    """Onto which the result of an operation that is no layer is rounded."""
+    grid = getattr(grids, op.path)
+    return replace(grid, reach=min(grid.reach, 1.0)) if op.kind == flow.SIGMOID else grid
 
 
 def on_grid(x: Array, grid: Grid, errors: Grid, axis_name: str | None, train: bool) -> Array:

@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxseg import flow
 from jaxseg.types import Array
 
 
@@ -38,6 +40,59 @@ def _axis_max(x: Array, axis: int, window: int) -> Array:
         jax.lax.slice_in_dim(x, i, i + 2 * size - 1, stride=2, axis=axis) for i in range(window)
     )
     return functools.reduce(jnp.maximum, cells)
+
+
+def part_sums(x: Array, bins: int) -> tuple[Array, np.ndarray]:
+    """(sums over bins x bins parts of a map, see `flow.parts`: [B, bins, bins, C]; how many cells each has)."""
+    cells = np.ones((1, 1, 1, 1), np.int32)
+    for axis in (1, 2):
+        parts = flow.parts(x.shape[axis], bins)
+        x = jnp.concatenate(
+            [
+                jnp.sum(jax.lax.slice_in_dim(x, *part, axis=axis), axis, x.dtype, keepdims=True)
+                for part in parts
+            ],
+            axis,
+        )
+        sizes = np.array([stop - start for start, stop in parts], np.int32)
+        cells = cells * sizes.reshape(*(-1 if i == axis else 1 for i in range(4)))
+    return x, cells
+
+
+def window_sums(x: Array, window: int, stride: int) -> Array:
+    """Sums over window x window cells around every stride-th cell: [B, ceil(H / stride), ceil(W / stride), C]."""
+    for axis in (1, 2):
+        size = -(-x.shape[axis] // stride)
+        reach = (size - 1) * stride + 1
+        padding = [(0, 0, 0)] * x.ndim
+        padding[axis] = (window // 2, reach + window // 2 - x.shape[axis], 0)
+        wide = jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
+        cells = (jax.lax.slice_in_dim(wide, i, i + reach, stride, axis=axis) for i in range(window))
+        x = functools.reduce(jnp.add, cells)
+    return x
+
+
+def average(x: Array, bins: int) -> Array:
+    """[B, H, W, C] -> [B, bins, bins, C]: torch's adaptive average pooling, added up in float32, same dtype as x."""
+    if bins == 1:
+        return global_average(x)
+    total, cells = part_sums(x.astype(jnp.float32), bins)
+    return _over(total, cells).astype(x.dtype)
+
+
+def average_pool(x: Array, window: int, stride: int) -> Array:
+    """Mean over window x window cells (odd), padding window // 2 of zeros that count: torch's default.
+
+    Returns:
+        [B, ceil(H / stride), ceil(W / stride), C], added up in float32, same dtype as x.
+    """
+    total = window_sums(x.astype(jnp.float32), window, stride)
+    return _over(total, np.int32(window**2)).astype(x.dtype)
+
+
+def _over(total: Array, cells: np.ndarray) -> Array:
+    """Total / cells, rounded once: with a constant XLA would multiply by its reciprocal, and miss halves on a grid."""
+    return total / jax.lax.optimization_barrier(jnp.asarray(cells, total.dtype))
 
 
 def halved(x: Array) -> Array:

@@ -1,18 +1,19 @@
 """The Flax module of every backbone block and head, made from a `BlockSpec`; and what their specs have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg import flow
-from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
+from jaxseg.arch import BlockSpec, LayerSpec
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
 from jaxseg.layers.codes import CodeOp
-from jaxseg.layers.conv import ACTIVATIONS, Conv, ConvOp, conv2d, on_grid
-from jaxseg.layers.pool import global_average, halved, max_pool
+from jaxseg.layers.conv import ACTIVATIONS, Conv, ConvOp, conv2d, on_grid, op_grid
+from jaxseg.layers.pool import average, average_pool, halved, max_pool
 from jaxseg.layers.resize import resize_bilinear, upsample_nearest
 from jaxseg.numbers import FIXED, NumbersArch
 from jaxseg.quant.scaling import RESIZE_BITS
@@ -54,7 +55,8 @@ class Block(nn.Module):
         maps = {flow.entry(i): x for i, x in enumerate(inputs)}
         for op in self.spec.ops:
             maps[op.name] = self._done(op, [maps[name] for name in op.reads], train)
-        self.sow(SEEN, RESULTS, maps)  # does nothing, unless asked for with `mutable`
+        if not self.is_initializing():  # where everything is asked for
+            self.sow(SEEN, RESULTS, maps)  # does nothing, unless asked for with `mutable`
         return maps[self.spec.ops[-1].name]
 
     def part(self, op: Op) -> nn.Module:
@@ -76,10 +78,10 @@ class Block(nn.Module):
             return self.part(op)(maps[0], train)
         y = self._value(op, maps, train)
         # What only picks, repeats or puts side by side is on a grid already.
-        if op.kind in (flow.JOIN, flow.NEAREST, flow.MAX_POOL, flow.SPREAD) or y is maps[0]:
+        if op.kind in flow.PICKING or y is maps[0]:
             return y
         grids = self.numbers.integer.at(f"{self.spec.name}/")
-        return on_grid(y, getattr(grids, op.path), grids.errors, self.axis_name, train)
+        return on_grid(y, op_grid(op, grids), grids.errors, self.axis_name, train)
 
     def _value(self, op: Op, maps: list[Array], train: bool) -> Array:
         if op.kind == flow.DROPOUT:
@@ -97,17 +99,30 @@ class Block(nn.Module):
 OPERATIONS: dict[str, Callable[..., Array]] = {
     flow.ADD: lambda op, x, y: ACTIVATIONS[op.activation](x + y),
     flow.MULTIPLY: lambda op, x, y: x * y,
+    flow.RELU: lambda op, x: ACTIVATIONS["relu"](x),
+    flow.SIGMOID: lambda op, x: ACTIVATIONS["sigmoid"](x),
     flow.JOIN: lambda op, *maps: jnp.concatenate(maps, axis=-1),
     flow.NEAREST: lambda op, x, like: upsample_nearest(x, like.shape[1:3]),
     flow.MAX_POOL: lambda op, x: max_pool(x, op.window),
-    flow.AVERAGE: lambda op, x: global_average(x),
+    flow.AVERAGE_POOL: lambda op, x: average_pool(x, op.window, op.stride),
+    flow.AVERAGE: lambda op, x: average(x, op.bins),
     flow.HALVE: lambda op, x: halved(x),
     flow.SPREAD: lambda op, x, like: jnp.broadcast_to(x, (*like.shape[:3], x.shape[-1])),
 }
 """Kind of `flow.Op` -> (op, maps) -> map; without what has variables, chance or grids inside."""
 
-MakeSpec = Callable[[str, BlockArch, int, int], BlockSpec]
-"""A kind of backbone block: (name, block, in_channels, in_stride) -> its spec; UserError if impossible."""
+
+class Tap(NamedTuple):
+    """The shape of a map: what a block or head is told of those it reads."""
+
+    channels: int
+    stride: int
+
+
+MakeSpec = Callable[..., BlockSpec]
+"""A kind of backbone block: (name, its `BlockArch`, in_channels, in_stride, the `Tap` of each further map) -> its spec;
+raises a UserError if impossible.
+"""
 
 
 def normed_layer(
@@ -137,6 +152,15 @@ def normed_layer(
         activation=activation,
         padding=padding,
     )
+
+
+def norm_layer(name: str, channels: int, stride: int, *, activation: str = "relu") -> LayerSpec:
+    """A batch norm that no convolution comes before: behind a 1x1 one of every channel alone.
+
+    The same function; one number per channel more than a norm has, which the norm takes away again.
+    """
+    layer = normed_layer(name, channels, channels, 1, stride, activation=activation)
+    return replace(layer, groups=channels)
 
 
 def check_widths(what: str, kind: str, widths: tuple[int, ...], *expected: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxseg.arch import Arch, BlockSpec, block_name, cells_at, count
+from jaxseg.arch import Arch, BlockSpec, block_name, count
 from jaxseg.errors import UserError
 from jaxseg.models import segmenter
 from jaxseg.models.backbones.itnet import LOOPS, OWN_KINDS
@@ -167,8 +167,7 @@ def account(arch: Arch, size_px: tuple[int, int], n: int) -> Account:
     total = count(specs, *size_px)
     nodes = edges = 0
     for layer in (layer for spec in specs for layer in spec.layers):
-        cells = cells_at(layer.out_stride, *size_px)
-        nodes += layer.out_channels * cells * layer.copies
+        nodes += layer.out_channels * layer.cells(*size_px) * layer.copies
         stored = replace(layer, repeats=layer.copies)
         edges += count([replace(specs[0], layers=(stored,))], *size_px).macs
     *data, looped, head = specs

@@ -1,25 +1,36 @@
-"""The names under which networks are known: '<head>_<backbone>', such as 'lraspp_mobilenet_v2'; and 'itnet'."""
+"""The names under which networks are known: '<head>_<backbone>', such as 'lraspp_mobilenet_v2', or one of `WHOLE`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxseg.arch import Arch, HeadArch
 from jaxseg.errors import UserError, unknown_name
+from jaxseg.models.backbones.bisenet import bisenetv2
+from jaxseg.models.backbones.ddrnet import ddrnet_23_slim
 from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
 from jaxseg.models.backbones.itnet import itnet
 from jaxseg.models.backbones.resnet import DEPTHS, resnet
 from jaxseg.models.backbones.trunk import Trunk
 from jaxseg.models.backbones.vgg import vgg16
+from jaxseg.models.block import round_width
 from jaxseg.models.heads.aspp import deeplabv3_head, deeplabv3plus_head
+from jaxseg.models.heads.ddrnet import ddrnet_aux_head, ddrnet_head
 from jaxseg.models.heads.fcn import fcn_head, fcn_skips_head
 from jaxseg.models.heads.linear import linear_head
 from jaxseg.models.heads.lraspp import lraspp_head
+from jaxseg.models.heads.psp import psp_head
 from jaxseg.models.heads.unet import unet_head
 from jaxseg.numbers import COMPUTE, NumbersArch
 
 RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
 INVERTED = {"mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}
 VGGS = ("vgg16", "vgg16_bn")
+WHOLE = {"itnet": itnet, "bisenetv2": bisenetv2, "ddrnet_23_slim": ddrnet_23_slim}
+"""Networks of one piece, with a backbone of their own: (output_stride, width, ..) -> Trunk."""
+
+
+def _fcn_aux(trunk: Trunk, width: float, dropout: float) -> tuple[HeadArch, ...]:
+    return (fcn_head(trunk.backbone, trunk.levels[16], dropout),)
 
 
 class Design(NamedTuple):
@@ -29,12 +40,14 @@ class Design(NamedTuple):
     output_strides: that make sense with it, its usual one first.
     backbones:      names.
     resnet:         options of `resnet` that it needs.
+    aux:            (trunk, width, dropout) -> auxiliary heads.
     """
 
     head: Callable[[Trunk, float, float], HeadArch]
     output_strides: tuple[int, ...] = (8, 16, 32)
     backbones: tuple[str, ...] = (*RESNETS, *INVERTED)
     resnet: dict[str, Any] = {}
+    aux: Callable[[Trunk, float, float], tuple[HeadArch, ...]] = _fcn_aux
 
 
 def _fcn(trunk: Trunk, width: float, dropout: float) -> HeadArch:
@@ -68,6 +81,27 @@ def _lraspp(trunk: Trunk, width: float, dropout: float) -> HeadArch:
     return lraspp_head(trunk.backbone, trunk.levels[8], width, dropout)
 
 
+def _psp(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return psp_head(trunk.backbone, dropout)
+
+
+def _wide_fcn(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return fcn_head(trunk.backbone, dropout=dropout, channels=round_width(1024 * width))
+
+
+def _booster(trunk: Trunk, width: float, dropout: float) -> tuple[HeadArch, ...]:
+    mid = round_width(128 * width)
+    return tuple(fcn_head(trunk.backbone, at, dropout, mid) for at in trunk.levels.values())
+
+
+def _ddrnet(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return ddrnet_head(trunk.backbone, width, dropout)
+
+
+def _ddrnet_aux(trunk: Trunk, width: float, dropout: float) -> tuple[HeadArch, ...]:
+    return (ddrnet_aux_head(trunk.levels[8], width, dropout),)
+
+
 def _fcn_skips(*strides: int) -> Callable[[Trunk, float, float], HeadArch]:
     def head(trunk: Trunk, width: float, dropout: float) -> HeadArch:
         skips = tuple(trunk.levels[stride] for stride in strides)
@@ -88,7 +122,11 @@ DESIGNS: dict[str, Design] = {
     "fcn32s": Design(_fcn_skips(), (32,), VGGS),
     "fcn16s": Design(_fcn_skips(16), (32,), VGGS),
     "fcn8s": Design(_fcn_skips(16, 8), (32,), VGGS),
+    # Dilated as by its authors.
+    "pspnet": Design(_psp, (8, 16, 32), RESNETS, {"dilation": "uniform"}),
     "itnet": Design(_linear, (8, 4), ("",)),
+    "bisenetv2": Design(_wide_fcn, (8,), ("",), aux=_booster),
+    "ddrnet_23_slim": Design(_ddrnet, (8,), ("",), aux=_ddrnet_aux),
 }
 
 NAMES: dict[str, tuple[str, str]] = {
@@ -147,8 +185,8 @@ def _arch(
         name: one of `NAMES`.
         num_classes: K.
         width: multiplies all widths.
-        output_stride: of the last block; 0 = the usual one of this network.
-        aux: an auxiliary FCN head on the level of stride 16, for training.
+        output_stride: of the last block, of networks of one piece of the answer; 0 = the usual one of this network.
+        aux: auxiliary heads for training: FCN on the level of stride 16, or those of the network's own paper.
         compute: 'float32' or 'bfloat16'.
         dropout: of every head; the papers' 0.5 costs a short training from scratch dearly.
         **loop: some of `LOOP_OPTIONS`.
@@ -164,21 +202,19 @@ def _arch(
         )
     if compute not in COMPUTE:
         raise unknown_name("compute format", compute, COMPUTE)
-    looped = name == "itnet"
-    if looped:
-        trunk = itnet(output_stride, width, **loop)
+    if name in WHOLE:
+        trunk = WHOLE[name](output_stride, width, **loop)
     else:
         trunk = _trunk(backbone, output_stride, width, design.resnet)
-    extra = (fcn_head(trunk.backbone, trunk.levels[16], dropout),) if aux else ()
     # EfficientNet's weights were trained with an epsilon of 1e-3, all others with 1e-5.
     eps = 1e-3 if backbone == "efficientnet_lite0" else 1e-5
     return Arch(
         num_classes=num_classes,
         backbone=trunk.backbone,
         head=design.head(trunk, width, dropout),
-        aux=extra,
+        aux=design.aux(trunk, width, dropout) if aux else (),
         numbers=NumbersArch(compute=compute, norm_eps=eps),
-        family="itnet" if looped else "segmenter",
+        family="itnet" if name == "itnet" else "segmenter",
     )
 
 

@@ -1,6 +1,7 @@
-"""The family 'segmenter': a chain of blocks over one feature map, with heads on some maps."""
+"""The family 'segmenter': blocks one after the other, each on maps that earlier ones made, with heads on some maps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,16 +9,28 @@ import jax.numpy as jnp
 from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.conv import ConvOp, conv2d
-from jaxseg.models.backbones import inverted, itnet, resnet, vgg
-from jaxseg.models.block import Block
+from jaxseg.models.backbones import bisenet, ddrnet, inverted, itnet, resnet, vgg
+from jaxseg.models.block import Block, Tap
 from jaxseg.models.heads import registry as heads
-from jaxseg.models.heads.head import Tap
 from jaxseg.numbers import FOLDED
 from jaxseg.quant.rounding import onto
 from jaxseg.types import Array, Outputs
 
-KINDS = {**resnet.KINDS, **inverted.KINDS, **vgg.KINDS, **itnet.KINDS}
+Carry = Array | dict[str, Array]
+"""What blocks still to come read: the map of the block before them if it is all, else name -> map."""
+
+KINDS = {
+    **resnet.KINDS,
+    **inverted.KINDS,
+    **vgg.KINDS,
+    **itnet.KINDS,
+    **bisenet.KINDS,
+    **ddrnet.KINDS,
+}
 """Every kind of backbone block: name -> its spec. A new backbone adds its own here."""
+
+READS = {**bisenet.READS, **ddrnet.READS}
+"""Kinds that read several maps, and how many."""
 
 
 def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
@@ -26,16 +39,28 @@ def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
     Raises:
         UserError: a kind of block or a number of widths that does not exist.
     """
-    specs, channels, stride = [], 3, 1
+    specs, taps = [], {IMAGE: Tap(3, 1)}
     for i, block in enumerate(backbone.blocks):
         if block.kind not in KINDS:
             raise unknown_name("kind of block", block.kind, KINDS)
+        inputs = backbone.reads(i)
+        for name in inputs:
+            if name not in taps:
+                raise unknown_name(f"input of {block_name(i)}", name, taps)
+        if len(inputs) != READS.get(block.kind, 1):
+            raise UserError(
+                f"inputs of {block_name(i)} ({block.kind})",
+                got=inputs,
+                expected=f"{READS.get(block.kind, 1)} block names",
+            )
         if block.repeats > 1 and block.kind not in itnet.LOOPS:
             raise UserError(
                 f"repeats of {block_name(i)} ({block.kind})", got=block.repeats, expected=1
             )
-        specs.append(KINDS[block.kind](block_name(i), block, channels, stride))
-        channels, stride = specs[-1].out_channels, specs[-1].out_stride
+        first, *others = (taps[name] for name in inputs)
+        spec = replace(KINDS[block.kind](block_name(i), block, *first, *others), inputs=inputs)
+        specs.append(spec)
+        taps[spec.name] = Tap(spec.out_channels, spec.out_stride)
     return tuple(specs)
 
 
@@ -57,11 +82,15 @@ def blocks(arch: Arch) -> tuple[BlockSpec, ...]:
     return tuple(s.folded() for s in specs) if arch.numbers.norm == FOLDED else specs
 
 
+def _before(index: int) -> str:
+    return block_name(index - 1) if index else IMAGE
+
+
 class Segmenter(nn.Module):
     """Normalised image [B, H, W, 3] -> Outputs.
 
     Variables are flat: one top-level entry per spec, 'block_00' .. 'head', 'aux_0', 'exit_0'. The
-    carry between blocks is one feature map; the carry of block 0 is the image.
+    carry of block 0 is the image.
 
     arch:      the architecture.
     conv_op:   the convolution of every layer, see `layers.conv.ConvOp`.
@@ -82,30 +111,36 @@ class Segmenter(nn.Module):
             setattr(self, spec.name, module(spec, self.arch.numbers, self.conv_op, self.axis_name))
 
     def run(
-        self, carry: Array, start: int, stop: int, train: bool = False
-    ) -> tuple[Array, dict[str, Array]]:
+        self, carry: Carry, start: int, stop: int, train: bool = False
+    ) -> tuple[Carry, dict[str, Array]]:
         """Blocks start .. stop - 1.
 
         Args:
-            carry: result of block start - 1, or the normalised image for start = 0.
+            carry: that of the blocks before `start`, or the normalised image for start = 0.
             start, stop: a range of backbone blocks.
             train: batch norm uses and updates batch statistics.
 
         Returns:
-            (carry, taps): the result of block stop - 1; name -> feature map [B, h, w, C] in the
-            compute dtype, for the blocks of the range that any head, auxiliary head or exit reads;
-            and 'image', if one reads it and the range begins at 0.
+            (carry, taps): what blocks from `stop` on read, after the last one its result; name -> feature
+            map [B, h, w, C] in the compute dtype, for the blocks of the range that any head, auxiliary head
+            or exit reads; and 'image', if one reads it and the range begins at 0.
         """
         arch = self.arch
         if start == 0:
             carry = onto(carry, arch.numbers.integer.image)
         wanted = {t for head in (arch.head, *arch.aux, *arch.exits) for t in head.inputs}
         taps = {IMAGE: carry} if start == 0 and IMAGE in wanted else {}
-        for name in map(block_name, range(start, stop)):
-            carry = getattr(self, name)(carry, train=train and name not in self.frozen)
+        maps = carry if isinstance(carry, dict) else {_before(start): carry}
+        for i, name in enumerate(map(block_name, range(start, stop)), start):
+            inputs = (maps[read] for read in arch.backbone.reads(i))
+            maps = maps | {
+                name: getattr(self, name)(*inputs, train=train and name not in self.frozen)
+            }
             if name in wanted:
-                taps[name] = carry
-        return carry, taps
+                taps[name] = maps[name]
+        alive = arch.backbone.alive(stop)
+        one = alive == (_before(stop),)
+        return maps[alive[0]] if one else {name: maps[name] for name in alive}, taps
 
     def score(self, name: str, taps: Mapping[str, Array], train: bool = False) -> Array:
         """[B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..), float32 or int8 codes."""

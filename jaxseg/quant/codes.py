@@ -86,6 +86,13 @@ def over_thresholds(
     return jnp.sum(reached, axis=-1, dtype=I32).astype(jnp.int8)
 
 
+def from_table(x: Array, thresholds: Array) -> Array:
+    """How many of the thresholds (int32 [127], rising) each code reaches, int8."""
+    every = jnp.arange(-128, 128, dtype=I32)
+    table = jnp.sum(every[:, None] >= _row(thresholds, 2), axis=-1, dtype=I32)
+    return jnp.take(table.astype(jnp.int8), x.astype(I32) + 128)
+
+
 # --- Convolution ---
 
 
@@ -100,7 +107,10 @@ def convolution(
 ) -> Array:
     """int8 [B, H, W, C] and int8 [kh, kw, C // groups, D] -> int32 [B, ceil(H / stride), ceil(W / stride), D]."""
     pads = tuple(pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding))
-    if groups == x.shape[-1] == kernel.shape[-1] > 1:
+    if groups == x.shape[-1] > 1:
+        # Every channel as often as it has kernels.
+        times = kernel.shape[-1] // groups
+        x = jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(*x.shape[:3], -1)
         return _depthwise(x, kernel, stride, dilation, pads)
     if groups > 1:
         # Grouped int8 convolutions give wrong values on GPUs (openxla/xla#49123).
@@ -261,15 +271,18 @@ AVERAGE_DIGITS = 6
 """Binary digits that a mean keeps before it is rescaled."""
 
 
-def average(x: Array, multiplier: Array, shift: Array) -> Array:
-    """Codes [B, 1, 1, C] of the mean over a map: m = 64 sum / cells, cut off to an odd number unless it is whole, then
+def mean_of(total: Array, cells: np.ndarray | int, multiplier: Array, shift: Array) -> Array:
+    """Codes of means: m = 64 total / cells, cut off to an odd number unless it is whole, then
     clip(round(m * multiplier / 2^(shift + 6))).
 
     (Odd, so that the last rounding sees which side of a half it was.)
+
+    Args:
+        total: int32 [B, h, w, C], sums of codes. cells: how many they are of, one number or [1, h, w, 1].
     """
-    cells = x.shape[1] * x.shape[2]
-    total = jnp.sum(x, axis=(1, 2), keepdims=True, dtype=I32) << AVERAGE_DIGITS
-    mean = lax.div(total, jnp.full_like(total, cells))
+    cells = jnp.broadcast_to(jnp.asarray(cells, I32), total.shape)
+    total = total << AVERAGE_DIGITS
+    mean = lax.div(total, cells)
     rest = total - mean * cells
     mean = jnp.where(rest < 0, mean - 1, mean)  # div rounds to zero
     mean = jnp.where(rest != 0, mean | 1, mean)

@@ -11,7 +11,8 @@ Names of scales, each per channel or one for all:
     conv      multiplier, offset, shift; top, the largest result; thresholds [127] of a sigmoid;
               multiplier_norm, offset_norm, shift_norm, of a step before these
     add       multiplier [2], shift
-    multiply, average: multiplier, shift
+    multiply, average, average_pool: multiplier, shift
+    sigmoid   thresholds [127]
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,9 +120,13 @@ def _conv(layer: LayerSpec, kernel: Ints, scales: Scales, x: Ints, where: str) -
         total = _codes(total, *(scales[f"{name}_norm"] for name in AFFINE))
     values = rescale(total, *(scales[name] for name in AFFINE))
     if layer.activation == "sigmoid":
-        # As many steps as thresholds that are not above.
-        return np.searchsorted(np.sort(scales["thresholds"]), values, side="right")
+        return _over(scales["thresholds"], values)
     return np.clip(values, 0 if layer.activation else -TOP, scales.get("top", TOP))
+
+
+def _over(thresholds: Ints, values: Ints) -> Ints:
+    """As many steps as thresholds that are not above."""
+    return np.searchsorted(np.sort(thresholds), values, side="right")
 
 
 def _added(op: Op, scales: Scales, x: Ints, y: Ints) -> Ints:
@@ -130,13 +135,36 @@ def _added(op: Op, scales: Scales, x: Ints, y: Ints) -> Ints:
     return _codes(x, first, y, scales["shift"], 0 if op.activation else -TOP)
 
 
-def _average(scales: Scales, x: Ints) -> Ints:
-    """[B, h, w, C] -> [B, 1, 1, C].
+def _average(op: Op, scales: Scales, x: Ints) -> Ints:
+    """[B, h, w, C] -> [B, bins, bins, C]. Part i of n cells goes from floor(i n / bins) to ceil((i + 1) n / bins)."""
+    rows, columns = (
+        [slice(i * n // op.bins, -(-(i + 1) * n // op.bins)) for i in range(op.bins)]
+        for n in x.shape[1:3]
+    )
+    means = [[_mean(scales, x[:, row, column], (1, 2)) for column in columns] for row in rows]
+    return np.stack([np.stack(row, 1) for row in means], 1)
 
-    The mean has 6 binary digits more than codes, and its last is 1 wherever something was cut off: so what lies beside
-    a half is not taken for one.
+
+def _average_pool(op: Op, scales: Scales, x: Ints) -> Ints:
+    """[B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), C], the cells outside being 0."""
+    around = op.window // 2
+    height, width = (-(-n // op.stride) for n in x.shape[1:3])
+    x = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    cells = [
+        x[:, i :: op.stride, j :: op.stride][:, :height, :width]
+        for i in range(op.window)
+        for j in range(op.window)
+    ]
+    return _mean(scales, np.stack(cells), (0,))
+
+
+def _mean(scales: Scales, x: Ints, axes: tuple[int, ...]) -> Ints:
+    """The mean along `axes`.
+
+    It has 6 binary digits more than codes, and its last is 1 wherever something was cut off: so what lies beside a half
+    is not taken for one.
     """
-    mean, rest = np.divmod(64 * x.sum((1, 2), keepdims=True), x.shape[1] * x.shape[2])
+    mean, rest = np.divmod(64 * x.sum(axes), np.prod([x.shape[axis] for axis in axes]))
     mean = np.where(rest != 0, mean | 1, mean)
     return _codes(mean, scales["multiplier"], 0, scales["shift"] + 6)
 
@@ -210,7 +238,10 @@ def resize(x: Ints, size: Sequence[int], corners: bool) -> Ints:
 OPERATIONS: dict[str, Callable[..., Ints]] = {
     flow.ADD: _added,
     flow.MULTIPLY: lambda op, own, x, y: _codes(x * y, own["multiplier"], 0, own["shift"]),
-    flow.AVERAGE: lambda op, own, x: _average(own, x),
+    flow.RELU: lambda op, own, x: np.maximum(x, 0),
+    flow.SIGMOID: lambda op, own, x: _over(own["thresholds"], x),
+    flow.AVERAGE: _average,
+    flow.AVERAGE_POOL: _average_pool,
     flow.JOIN: lambda op, own, *maps: np.concatenate(maps, axis=-1),
     flow.RESIZE: lambda op, own, x, like: resize(x, like.shape[1:3], op.corners),
     flow.NEAREST: lambda op, own, x, like: nearest(x, like.shape[1:3]),
@@ -231,7 +262,7 @@ def run_block(
     """The result of a block or head, int64 [B, h, w, C]; of a loop, that of its last pass.
 
     Args:
-        block: what to run. It is a loop if it belongs to the backbone and reads two maps.
+        block: what to run. It is a loop if it reads one map more than its inputs.
         variables: see the head of this file.
         inputs: the maps that it reads, integers [B, h, w, C]; of a loop, the first alone.
         seen: filled with the result of every operation by name; of a loop, with the list of every pass's.
@@ -255,7 +286,8 @@ def run_block(
 
 def is_loop(block: BlockSpec) -> bool:
     """Whether the block's result is what it reads in the next pass."""
-    return block.role == "backbone" and len(flow.entries(block.ops)) == 2
+    maps = len(flow.entries(block.ops))
+    return block.role == "backbone" and maps == max(len(block.inputs), 1) + 1
 
 
 def _run_once(
@@ -289,11 +321,11 @@ def image_codes(image: Any, m: Any, c: Any, s: Any) -> Ints:
 
 def taps(blocks: Iterable[BlockSpec], variables: Variables, codes: Any) -> dict[str, Ints]:
     """Name -> map of every backbone block, int64 [B, h, w, C]; and 'image' -> the codes [B, H, W, 3] themselves."""
-    found = {IMAGE: whole(codes)}
-    carry = found[IMAGE]
+    found, last = {IMAGE: whole(codes)}, IMAGE
     for block in blocks:
         if block.role == "backbone":
-            carry = found[block.name] = run_block(block, variables, carry)
+            maps = [found[name] for name in block.inputs or (last,)]
+            found[block.name], last = run_block(block, variables, *maps), block.name
     return found
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.layers.pool import global_average, max_pool
+from jaxseg.flow import parts
+from jaxseg.layers.pool import average, average_pool, global_average, max_pool
 
 
 @pytest.mark.parametrize("window, before", [(3, 1), (2, 0)])
@@ -37,3 +38,42 @@ def test_global_average_adds_up_in_float32():
     y = global_average(x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, np.stack([np.ones((1, 1, 3)), 2 * np.ones((1, 1, 3))]))
+
+
+@pytest.mark.parametrize("window, stride", [(3, 2), (5, 2), (9, 4), (17, 8), (3, 1)])
+@pytest.mark.parametrize("size", [(16, 24), (7, 9), (1, 2)])
+def test_average_pool_counts_zeros_outside(size, window, stride):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    around = window // 2
+    padded = np.pad(x, ((0, 0), (around, window), (around, window), (0, 0)))
+    rows, columns = (-(-n // stride) for n in size)
+    cells = np.zeros((2, rows, columns, 3), np.float32)
+    for i, j in np.ndindex(rows, columns):
+        top, left = i * stride, j * stride
+        cells[:, i, j] = padded[:, top : top + window, left : left + window].mean((1, 2))
+    found = jax.jit(lambda x: average_pool(x, window, stride))(x)
+    np.testing.assert_allclose(found, cells, atol=1e-6)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(12, 18), (7, 9), (2, 3)])
+def test_average_over_parts(size, bins):
+    """Parts of unequal size where the map is no multiple of them; more parts than cells share cells."""
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    rows, columns = (parts(n, bins) for n in size)
+    assert rows[0][0] == 0 and rows[-1][1] == size[0]
+    assert all(start < stop for start, stop in rows + columns)
+    cells = [[x[:, a:b, c:d].mean((1, 2)) for c, d in columns] for a, b in rows]
+    expected = np.stack([np.stack(row, 1) for row in cells], 1)
+    found = jax.jit(lambda x: average(x, bins))(x)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_means_of_multiples_hit_halves_exactly():
+    """On a grid a mean that lies between two codes must be that half: no reciprocal comes in between."""
+    x = jnp.full((1, 9, 9, 1), 0.5)
+    for window in (3, 5, 9):
+        found = jax.jit(lambda x, w=window: average_pool(x, w, 1))(x)
+        assert found[0, 4, 4, 0] == 0.5
+    ones = jnp.ones((1, 7, 7, 1))
+    assert np.all(np.asarray(jax.jit(lambda x: average(x, 3))(ones)) == 1.0)

@@ -128,6 +128,25 @@ def test_other_trunks_have_the_published_parameters(name, published, without):
     assert count(blocks, 64, 64, roles=("backbone",)).params == published - without
 
 
+@pytest.mark.parametrize(
+    "name, mega_params, giga_macs", [("bisenetv2", 3.4, 98.4), ("ddrnet_23_slim", 5.7, 36.3)]
+)
+def test_real_time_networks_have_their_published_counts(name, mega_params, giga_macs):
+    """At 1024 x 2048 px with 19 classes (2406.12496, table of real-time networks), to all digits printed."""
+    counts = count(zoo.blocks(zoo.named(name, 19)), 1024, 2048)
+    assert round(counts.params / 1e6, 1) == mega_params
+    assert round(counts.macs / 1e9, 1) == giga_macs
+
+
+def test_pspnet_is_its_backbone_and_its_pyramid():
+    """On ResNet-50: four 1x1 convolutions to 512 channels, 3x3 on twice what they read, the classifier."""
+    head = count(zoo.blocks(zoo.named("pspnet_resnet50", 21)), 520, 520, roles=("head",))
+    grid = 65 * 65
+    bins, conv, classifier = 2048 * 512, 9 * 4096 * 512, 512 * 21
+    assert head.params == 4 * (bins + 1024) + conv + 1024 + classifier + 21
+    assert head.macs == (1 + 4 + 9 + 36) * bins + grid * (conv + classifier)
+
+
 def test_mobilenet_v2_has_its_published_operations():
     """300.8 M multiply-adds at 224 x 224 px (1801.04381, table 4: 300 M), with what we leave out."""
     macs = count(

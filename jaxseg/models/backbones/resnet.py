@@ -17,6 +17,9 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 DILATIONS = ("first_undilated", "uniform")
 OUTPUT_STRIDES = (8, 16, 32)
 
+POOLED, RECTIFIED, LINEAR = "pooled_", "relu_", "_linear"
+"""Kinds of residual blocks that begin so read the maximum, or the ReLU, of their input; that end so give a bare sum."""
+
 
 def resnet(
     depth: int,
@@ -109,7 +112,7 @@ def _bottleneck_spec(name: str, block: BlockArch, in_channels: int, in_stride: i
 
 def _strides(block: BlockArch, in_stride: int) -> tuple[int, int]:
     """(stride of the convolutions, stride of the grid that they read)."""
-    if not block.kind.startswith("pooled_"):
+    if not block.kind.startswith(POOLED):
         return block.stride, in_stride
     if block.stride != 2:
         raise UserError(f"stride of a {block.kind} block", got=block.stride, expected=2)
@@ -120,7 +123,9 @@ def _residual_spec(
     name: str, block: BlockArch, layers: list[LayerSpec], in_channels: int, in_stride: int
 ) -> BlockSpec:
     """Adds the shortcut, projected where the identity does not fit."""
-    ops = [_pool("in_0")] if block.kind.startswith("pooled_") else []
+    ops = [_pool("in_0")] if block.kind.startswith(POOLED) else []
+    if block.kind.startswith(RECTIFIED):
+        ops = [Op("rectified", flow.RELU, ("in_0",))]
     start = shortcut = ops[-1].name if ops else "in_0"
     ops += flow.chain(start, *(layer.name for layer in layers))
     last = ops[-1].name
@@ -131,7 +136,7 @@ def _residual_spec(
         )
         ops.append(flow.conv("downsample", shortcut))
         shortcut = "downsample"
-    ops.append(flow.add("sum", last, shortcut, "relu"))
+    ops.append(flow.add("sum", last, shortcut, "" if block.kind.endswith(LINEAR) else "relu"))
     return BlockSpec(
         name, "backbone", block.kind, tuple(layers), tuple(ops), out, in_stride * block.stride
     )
@@ -144,4 +149,6 @@ KINDS: dict[str, MakeSpec] = {
     "pooled_basic": _basic_spec,
     "bottleneck": _bottleneck_spec,
     "pooled_bottleneck": _bottleneck_spec,
+    **dict.fromkeys(("basic_linear", "relu_basic"), _basic_spec),
+    **dict.fromkeys(("bottleneck_linear", "relu_bottleneck_linear"), _bottleneck_spec),
 }

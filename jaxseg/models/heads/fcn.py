@@ -22,17 +22,21 @@ from jaxseg.models.heads.head import (
 )
 
 
-def fcn_head(backbone: BackboneArch, at: str | None = None, dropout: float = 0.1) -> HeadArch:
-    """3x3 to a quarter of the channels, then the classifier.
+def fcn_head(
+    backbone: BackboneArch, at: str | None = None, dropout: float = 0.1, channels: int = 0
+) -> HeadArch:
+    """3x3, then the classifier.
 
     Args:
         backbone: whose channels (already scaled to its width) are read.
         at: block to read, the last one if None.
         dropout: before the classifier.
+        channels: of the 3x3; 0 = a quarter of those that it reads.
     """
     taps = tap_shapes(backbone)
     at = at or list(taps)[-1]
-    return HeadArch("fcn", (at,), (round_width(taps[at].channels / 4),), dropout=dropout)
+    channels = channels or round_width(taps[at].channels / 4)
+    return HeadArch("fcn", (at,), (channels,), dropout=dropout)
 
 
 def fcn_skips_head(

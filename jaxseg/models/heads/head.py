@@ -5,21 +5,13 @@ Every layer whose name begins with 'logits' is a classifier: bias, no norm, K ch
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from jaxseg import flow
 from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, HeadArch, LayerSpec, block_name
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
+from jaxseg.models.block import Tap as Tap
 from jaxseg.models.block import normed_layer
-
-
-class Tap(NamedTuple):
-    """A feature map that a head may read."""
-
-    channels: int
-    stride: int
-
 
 MakeHead = Callable[[str, str, HeadArch, list[Tap], int], BlockSpec]
 """A kind of head: (name, role, head, its taps, K) -> its spec; UserError if impossible."""
@@ -27,10 +19,10 @@ MakeHead = Callable[[str, str, HeadArch, list[Tap], int], BlockSpec]
 
 def tap_shapes(backbone: BackboneArch) -> dict[str, Tap]:
     """Name -> channels and output stride: the image, then the result of every block in order."""
-    taps, stride = {IMAGE: Tap(3, 1)}, 1
+    taps = {IMAGE: Tap(3, 1)}
     for i, block in enumerate(backbone.blocks):
-        stride *= block.stride
-        taps[block_name(i)] = Tap(block.widths[-1], stride)
+        read = taps[backbone.reads(i)[0]]
+        taps[block_name(i)] = Tap(block.widths[-1], read.stride * block.stride)
     return taps
 
 

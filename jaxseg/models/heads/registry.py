@@ -2,7 +2,7 @@
 
 from jaxseg.arch import BlockSpec, HeadArch
 from jaxseg.errors import unknown_name
-from jaxseg.models.heads import aspp, fcn, linear, lraspp, mess, unet
+from jaxseg.models.heads import aspp, ddrnet, fcn, linear, lraspp, mess, psp, unet
 from jaxseg.models.heads.head import MakeHead, Tap
 
 KINDS: dict[str, MakeHead] = {
@@ -12,6 +12,8 @@ KINDS: dict[str, MakeHead] = {
     **unet.KINDS,
     **mess.KINDS,
     **linear.KINDS,
+    **psp.KINDS,
+    **ddrnet.KINDS,
 }
 
 
