@@ -123,6 +123,7 @@ def get_config() -> ConfigDict:
                 # K numbers, see `python -m jaxseg.data stats`; in cross_entropy, focal and ohem.
                 "class_weights": (),
                 "label_smoothing": 0.0,  # in cross_entropy
+                "per_image": False,  # cross_entropy: mean over an image's pixels first, then over images
                 "aux_weight": 0.4,
             },
             "mess": {  # early exits, trained in two stages: the last phase, and one more per exit point
