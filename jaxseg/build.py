@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import cli, defaults, ranges, runtime
 from jaxseg.arch import Arch
-from jaxseg.data import datasets
+from jaxseg.data import dance_report, dance_scores, datasets
+from jaxseg.data.dance import DataSlimming
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, short, unknown_name
@@ -20,7 +22,7 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import integer, itnet, mess
+from jaxseg.methods import dance_data, integer, itnet, mess
 from jaxseg.models import zoo
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
@@ -57,9 +59,13 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         pretrained.values(arch, pretrained.find(config.model.pretrained))
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
+    q, notes = (), ()
+    if slimming := data_slimming(config.dance.data):
+        found, q = complexity(train_split, slimming)
+        notes = ("data slimming:", *dance_report.shares(found, q, slimming))
     return Plan(
         arch=arch,
-        phases=phases(config, arch, len(train_split)),
+        phases=phases(config, arch, len(train_split), tuple(q)),
         parallel=parallel,
         train_split=train_split,
         eval_split=eval_split,
@@ -83,6 +89,7 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         keep_best=config.checkpoint.keep_best,
         tensorboard=config.log.tensorboard,
         pretrained=config.model.pretrained,
+        notes=notes,
     )
 
 
@@ -115,8 +122,15 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
     return arch
 
 
-def phases(config: ConfigDict, arch: Arch, num_examples: int) -> tuple[Phase, ...]:
-    """The run as a list of phases, in the order of `config.phases.order`."""
+def phases(
+    config: ConfigDict, arch: Arch, num_examples: int, q: Sequence[float] = ()
+) -> tuple[Phase, ...]:
+    """The run as a list of phases, in the order of `config.phases.order`.
+
+    Args:
+        config: complete. arch: of the network. num_examples: to train on.
+        q: their ranks by complexity, for data slimming; empty = not known yet.
+    """
     named = {k: v for k, v in config.phases.items() if k != "order"}
     order = tuple(config.phases.order)
     if not order or len(set(order)) != len(order):
@@ -154,10 +168,12 @@ def phases(config: ConfigDict, arch: Arch, num_examples: int) -> tuple[Phase, ..
         )
         steps.learning_rate(phase.optim, phase.steps)
         result.append(phase)
-    return methods(config, arch, tuple(result))
+    return methods(config, arch, tuple(result), q)
 
 
-def methods(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Phase, ...]:
+def methods(
+    config: ConfigDict, arch: Arch, run: tuple[Phase, ...], q: Sequence[float] = ()
+) -> tuple[Phase, ...]:
     """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
     if is_looped(arch):
         if config.mess.num_exits:
@@ -172,9 +188,39 @@ def methods(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Pha
         settings = mess_settings(config)
         settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
         run = mess.multi_exit(run, settings, loss(config.loss))
+    if slimming := data_slimming(config.dance.data):
+        run = dance_data.slimmed(run, arch, slimming, q)
     if config.integer.preset:
         run = integer.rounded(run, arch, integer_settings(config.integer))
     return run
+
+
+def data_slimming(section: ConfigDict) -> DataSlimming | None:
+    """The section `dance.data`; None where it is off.
+
+    Raises:
+        UserError: a value that cannot be, or settings without a measure.
+    """
+    if section.measure:
+        return DataSlimming(**section)
+    usual = defaults.get_config().dance.data
+    changed = [key for key, value in section.items() if value != usual[key]]
+    if changed:
+        raise UserError(
+            "dance.data",
+            got=", ".join(changed),
+            expected="a measure of complexity that they are about",
+            do="give --config.dance.data.measure=spatial_information",
+        )
+    return None
+
+
+def complexity(
+    split: datasets.Split, settings: DataSlimming
+) -> tuple[dance_scores.Scores, np.ndarray]:
+    """The scores of a split's images and their ranks, float64 [N]."""
+    found = dance_scores.scores(split, settings.measure)
+    return found, dance_scores.ranks(found.values, settings.rank, found.groups)
 
 
 def integer_settings(section: ConfigDict) -> integer.Settings:

@@ -123,6 +123,7 @@ def get_config() -> ConfigDict:
                 # K numbers, see `python -m jaxseg.data stats`; in cross_entropy, focal and ohem.
                 "class_weights": (),
                 "label_smoothing": 0.0,  # in cross_entropy
+                "per_image": False,  # cross_entropy: mean over an image's pixels first, then over images
                 "aux_weight": 0.4,
             },
             "mess": {  # early exits, trained in two stages: the last phase, and one more per exit point
@@ -155,6 +156,23 @@ def get_config() -> ConfigDict:
                 # Bits of a path, 32 = not rounded; -1 = as the preset says.
                 "widths": dict.fromkeys(INTEGER_WIDTHS, -1),
                 "layers": (),  # other widths for some layers, such as ("head/*:weights=4",)
+            },
+            "dance": {  # after DANCE: less is trained on simple images
+                "data": {  # see `data/dance.py`; by default a measure alone changes nothing
+                    # '' = off | spatial_information | label_boundary | entropy | jpeg
+                    "measure": "",
+                    "rank": "within_group",  # drives, cities; else the same as global | minmax
+                    "ratios": (
+                        1.0,
+                    ),  # of sides, for images of low to high rank, such as (0.5, 0.75, 1.0)
+                    "edges": (),  # of ranks between them, such as (1 / 3, 2 / 3)
+                    "tau_drop": 0.0,  # images of lower rank may be dropped, such as 0.2; 0 = off
+                    "d_max": 0.5,  # probability of dropping an image of rank 0
+                    "deterministic": False,  # drop all images below tau_drop, always
+                    "w_min": 1.0,  # weight of the image that counts least, such as 0.5; 1 = off
+                    "weight_sign": 1,  # 1: complex images count more | -1: simple ones
+                    "warm_epochs": 0,  # first epochs of the run that are as usual
+                },
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update

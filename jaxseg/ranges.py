@@ -36,6 +36,8 @@ ITEMS = {
     "phases.*.optim.halve_at": NUMBERS,
     "mess.stage_2.optim.halve_at": NUMBERS,
     "integer.layers": NAMES,
+    "dance.data.ratios": NUMBERS,
+    "dance.data.edges": NUMBERS,
     "eval.window_px": WHOLE,
     "eval.scales": NUMBERS,
     "eval.exits.chosen": WHOLE,

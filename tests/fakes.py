@@ -19,6 +19,7 @@ class FakeSplit:
 
     def __init__(self, name: str = "train", n: int = 12, height_px: int = 40, width_px: int = 48):
         self.name = name
+        self.folder = None
         self.spec = DatasetSpec(
             name="fake",
             class_names=("red", "green", "blue"),

@@ -4,16 +4,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import build, cli
-from jaxseg.data import check, datasets, stats
+from jaxseg.data import check, dance_report, datasets, stats
 from jaxseg.data.builders import camvid
+from jaxseg.data.dance import DataSlimming
+from jaxseg.data.dance_scores import MEASURES
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference import pictures
 
 CONFIG = cli.Flag("config", "a config file; its section data says which set", required=True)
 SPLIT = cli.Flag("split", "which images: a split of the set", default="train")
+NUM_EXAMPLES = 6
 HELP = "replaces a value of the config, such as --config.data.dir=FOLDER"
 
 
@@ -31,7 +36,17 @@ COMMANDS = {
         "Makes the prepared copy that training reads (it would be made on first use anyway).",
         cli.Flag("download", "fetch the raw set into data.dir first (camvid)", switch=True),
     ),
-    "stats": _command("stats", "Class frequencies, and class weights ready to paste.", SPLIT),
+    "stats": _command(
+        "stats",
+        "Class frequencies, and class weights ready to paste; complexity of the images where it is asked for.",
+        SPLIT,
+        cli.Flag(
+            "complexity",
+            "a measure: its histogram, and what data slimming by it would do [config.dance.data.measure]",
+            choices=tuple(MEASURES),
+        ),
+        cli.Flag("output", "a PNG file: examples of every size of data slimming"),
+    ),
     "samples": _command(
         "samples",
         "Writes images of the set as PNG files, to look at or to predict.",
@@ -82,7 +97,40 @@ def _prepare(config: ConfigDict, args: dict) -> None:
 
 def _stats(config: ConfigDict, args: dict) -> None:
     split = build.open_split(config.data, args["split"])
+    if args["complexity"]:
+        config.dance.data.measure = args["complexity"]
+    settings = build.data_slimming(config.dance.data)
+    if settings and not settings.changes:
+        settings = DataSlimming(settings.measure, settings.rank)  # what it usually would do
     print(stats.render(stats.stats(split)))
+    if settings:
+        _complexity(split, settings, args)
+    elif args["output"]:
+        raise UserError("--output", got=args["output"], expected="--complexity with it")
+
+
+def _complexity(split: datasets.Split, settings: DataSlimming, args: dict) -> None:
+    found, q = build.complexity(split, settings)
+    print(dance_report.render(f"{split.spec.name} {split.name}", found, q, settings))
+    if not args["output"]:
+        return
+    rows = []
+    for ratio, chosen in zip(
+        settings.ratios, dance_report.examples(q, settings, NUM_EXAMPLES), strict=True
+    ):
+        row = [_titled(split[i]["image"], f"r {ratio:g}  q {q[i]:.2f}") for i in chosen]
+        empty = np.full_like(split[0]["image"], 255)
+        rows.append(row + [empty] * (NUM_EXAMPLES - len(row)))
+    pictures.write_png(Path(args["output"]), pictures.contact_sheet(rows))
+    print(f"examples of every size, a row each, in {args['output']}")
+
+
+def _titled(image: np.ndarray, title: str) -> np.ndarray:
+    """The image with words over its upper edge, white on black."""
+    image, high = image.copy(), max(12, image.shape[0] // 12)
+    image[:high] = 0
+    font, at = cv2.FONT_HERSHEY_SIMPLEX, (4, high - high // 4)
+    return cv2.putText(image, title, at, font, high / 32, (255,) * 3, 1, cv2.LINE_AA)
 
 
 def _samples(config: ConfigDict, args: dict) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxseg.data import workers
 from jaxseg.data.plan import BatchPlan, EvalPlan, TrainPlan
 from jaxseg.data.split import Split
-from jaxseg.data.transforms import IMAGENET_MEAN, Augment, pad
+from jaxseg.data.transforms import IMAGENET_MEAN, Augment, pad, shrink
 from jaxseg.errors import RunFailed, UserError
 from jaxseg.types import IGNORE_LABEL, Batch
 
@@ -152,12 +152,15 @@ class _MakeTraining:
 
     def __call__(self, step: int) -> dict[str, Any]:
         plan = self.plan.at(step)
-        keys = [(self.seed, plan.epoch, *key) for key in _with_repeats(plan.indices)]
+        epochs = [plan.epoch] * len(plan.indices) if plan.drawn is None else plan.drawn.tolist()
+        rows = zip(epochs, _with_repeats(plan.indices), strict=True)
+        keys = [(self.seed, epoch, *key) for epoch, key in rows]
 
         def example(index: int, row: int) -> tuple[np.ndarray, np.ndarray]:
             found = self.split[index]
+            image, label = shrink(found["image"], found["label"], plan.shrink)
             rng = np.random.default_rng(keys[row])
-            return self.augment(found["image"], found["label"], size_px=plan.size_px, rng=rng)
+            return self.augment(image, label, size_px=plan.size_px, rng=rng)
 
         return _assemble(self.split, plan, self.part, example)
 
@@ -215,10 +218,11 @@ def _assemble(
             said = f"cannot make {split.names[index]}: {type(error).__name__}: {error} ({where})"
             trace = traceback.format_exc()
             return {"error": " ".join(said.split()), "mistake": False, "trace": trace}
+    weight = (indices >= 0).astype(np.float32)
     return {
         "image": image,
         "label": label,
-        "weight": (indices >= 0).astype(np.float32),
+        "weight": weight if plan.weight is None else weight * plan.weight[part],
         "index": indices.copy(),
     }
 

@@ -18,12 +18,18 @@ class BatchPlan(NamedTuple):
     epoch:   number of the pass over the set; part of the randomness of its examples.
     size_px: (height, width) of the batch.
     indices: int32 [B], rows of the split; -1 marks padding.
+    shrink:  factors along height and width by which an example becomes smaller before anything else is done to it.
+    weight:  float32 [B], weights in the loss; None = 1 for all.
+    drawn:   int [B], passes that the examples belong to, where these differ; None = `epoch` for all.
     """
 
     step: int
     epoch: int
     size_px: tuple[int, int]
     indices: np.ndarray
+    shrink: tuple[float, float] = (1.0, 1.0)
+    weight: np.ndarray | None = None
+    drawn: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

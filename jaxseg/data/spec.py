@@ -21,6 +21,8 @@ class DatasetSpec:
     label_map:    uint8 [256], raw label value -> class id 0..K-1 or IGNORE_LABEL; any other number marks a
                   raw value that must not occur.
     unavailable:  published splits that cannot be opened -> why.
+    group_ends:   what ends the name of an image's group (drive, city) in its own, such as '_' in '0001TP_006690';
+                  '' = there are no groups.
     """
 
     name: str
@@ -29,11 +31,16 @@ class DatasetSpec:
     splits: tuple[str, ...]
     label_map: np.ndarray = field(compare=False, repr=False)
     unavailable: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    group_ends: str = ""
 
     @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def group(self, name: str) -> str:
+        """The group of the image of that name; '' where there are no groups."""
+        return name.partition(self.group_ends)[0] if self.group_ends else ""
 
     @property
     def allowed(self) -> np.ndarray:

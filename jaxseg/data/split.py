@@ -43,6 +43,7 @@ class Split:
     spec:     the data set.
     sizes_px: int32 [N, 2], (height, width).
     names:    N file names without suffix.
+    folder:   of the prepared copy.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Split:
             raise store.damaged(folder)
         columns = index["splits"][stored_split]
         self.name, self.spec = stored_split, spec
-        self._folder, self._stored, self._decoded = folder, stored_split, decoded
+        self.folder, self._stored, self._decoded = folder, stored_split, decoded
         self._tfds = folder / index["tfds"]
         sizes = np.array([columns["height_px"], columns["width_px"]], np.int32).T.reshape(-1, 2)
         self._rows = np.arange(len(sizes)) if rows is None else np.asarray(rows)
@@ -118,7 +119,7 @@ class Split:
             if not image.shape[:2] == label.shape == tuple(self.sizes_px[i]):
                 raise ValueError("not of the size that the index names")
         except (images.BadImage, OSError, RuntimeError, ValueError, IndexError) as error:
-            raise UserError(f"{self.names[i]}: {store.damaged(self._folder)}") from error
+            raise UserError(f"{self.names[i]}: {store.damaged(self.folder)}") from error
         return image, label
 
     def _mapped(self, i: int) -> tuple[np.ndarray, np.ndarray]:

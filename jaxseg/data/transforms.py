@@ -98,6 +98,22 @@ def resize(
     return image, cv2.resize(label, width_height, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def shrink(
+    image: np.ndarray, label: np.ndarray, factors: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An example made smaller: area means for the image, nearest for the label, so that void stays void.
+
+    Args:
+        image: uint8 [H, W, 3]. label: uint8 [H, W].
+        factors: along height and width, in (0, 1]; (1, 1) gives the arguments themselves.
+    """
+    height, width = (max(1, round(s * f)) for s, f in zip(label.shape, factors, strict=True))
+    if (height, width) == label.shape:
+        return image, label
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def pad(
     image: np.ndarray,
     label: np.ndarray,

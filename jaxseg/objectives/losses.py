@@ -57,11 +57,14 @@ def cross_entropy(
     *,
     class_weights: Sequence[float] = (),
     label_smoothing: float = 0.0,
+    per_image: bool = False,
 ) -> tuple[Array, Array]:
     """Softmax cross-entropy in float32.
 
     With smoothing s the target is (1 - s) on the label and s/K everywhere; the weight of a pixel is
-    that of its label's class, in the sum as in the count (a weighted mean, as in PyTorch).
+    that of its label's class, in the sum as in the count (a weighted mean, as in PyTorch). By default the
+    pixels of all images are one heap, so that an image of few valid ones counts little; with `per_image`
+    the mean is over each image's pixels first, then over images, and an image counts as its weight says.
 
     Args:
         logits: [B, H, W, K], any float dtype.
@@ -69,10 +72,17 @@ def cross_entropy(
         image_weight: float32 [B].
         class_weights: K positive numbers, or empty.
         label_smoothing: in [0, 1).
+        per_image: mean per image first; the count is then that of images with a valid pixel.
 
     Returns:
         (sum, count), float32 scalars. An all-void batch gives (0, 0), and a gradient of zero.
     """
+    if per_image:
+        weights = pixel_weights(label, jnp.ones_like(image_weight), class_weights)
+        images = image_weights(label, image_weight)
+        counted = (weights > 0) & (images > 0)[:, None, None]
+        loss = _negative_log_likelihood(logits, label, counted, label_smoothing)
+        return _over_images(loss, weights, images)
     weights = pixel_weights(label, image_weight, class_weights)
     loss = _negative_log_likelihood(logits, label, weights > 0, label_smoothing)
     return jnp.sum(loss * weights), jnp.sum(weights)
@@ -144,8 +154,13 @@ def ohem(
     counted = (weights > 0) & (images > 0)[:, None, None]
     loss = _negative_log_likelihood(logits, label, counted)
     kept = weights * _hard(jax.lax.stop_gradient(loss), weights > 0, threshold, keep_frac)
-    per_image = mean(jnp.sum(loss * kept, axis=(1, 2)), jnp.sum(kept, axis=(1, 2)))
-    return jnp.sum(per_image * images), jnp.sum(images)
+    return _over_images(loss, kept, images)
+
+
+def _over_images(loss: Array, weights: Array, images: Array) -> tuple[Array, Array]:
+    """The mean over an image's pixels by `weights` [B, H, W], then (sum, count) over images by `images` [B]."""
+    each = mean(jnp.sum(loss * weights, axis=(1, 2)), jnp.sum(weights, axis=(1, 2)))
+    return jnp.sum(each * images), jnp.sum(images)
 
 
 def _negative_log_likelihood(

@@ -102,6 +102,7 @@ def sums(ratios: Sequence[float]) -> Affine:
     raise OverflowError(f"ratios {ratios}")
 
 
+@np.errstate(all="ignore")  # what is infinite is refused
 def image_affine(
     mean: Sequence[float], std: Sequence[float], step: float
 ) -> tuple[np.ndarray, np.ndarray, int]:

@@ -126,7 +126,7 @@ def fit(
         arch = journal.arch
         state = parallel.put_state(state)
         reporter.phase(journal.step, phase, arch)
-        step_macs = _step_macs(arch, phase)
+        step_macs = functools.cache(functools.partial(_step_macs, arch, phase))
         compiled = parallel.compile(functools.partial(phase.make_step, arch, phase))
         last = phase.steps
         if max_steps:
@@ -136,12 +136,12 @@ def fit(
             while journal.phase_step < last and not phase.is_over(state, journal.phase_step):
                 with clock.waiting():
                     batch = next(stream)
-                    seen = batch["index"]
+                    seen, size_px = batch["index"], batch["label"].shape[1:]
                     batch = parallel.put_batch(batch, interrupts.signal or 0)
                 state, sums = compiled(state, batch)
                 journal.step += 1
                 journal.phase_step += 1
-                journal.train_macs += step_macs
+                journal.train_macs += step_macs(size_px)
                 # Read the device one step late and never run ahead of it by more than two steps.
                 clock.ready_to_log(journal, reporter)
                 due = every.log and journal.step % every.log == 0
@@ -183,9 +183,9 @@ def is_finished(phases: Sequence[Phase], journal: Journal, state: TrainState) ->
     return at_last and phases[-1].is_over(state, journal.phase_step)
 
 
-def _step_macs(arch: Arch, phase: Phase) -> int:
-    """MACs of one update on the phase's batch."""
-    height, width = phase.plan.size_px
+def _step_macs(arch: Arch, phase: Phase, size_px: tuple[int, int]) -> int:
+    """MACs of one update on a batch of crops of `size_px`."""
+    height, width = size_px
     per_image = train_macs(
         zoo.blocks(arch), height, width, lambda n: partition.is_trainable(n, phase.trainable)
     )

@@ -28,6 +28,11 @@ def count_images(label: Array, image_weight: Array, loss: "Loss") -> Array:
     return jnp.sum(losses.image_weights(label, image_weight))
 
 
+def count_cross_entropy(label: Array, image_weight: Array, loss: "Loss") -> Array:
+    """Pixels, or images where the mean is taken per image first; float32 scalar."""
+    return (count_images if loss.per_image else count_pixels)(label, image_weight, loss)
+
+
 class Term(NamedTuple):
     """One loss that can be named in a config.
 
@@ -44,8 +49,12 @@ class Term(NamedTuple):
 TERMS: dict[str, Term] = {
     "cross_entropy": Term(
         losses.cross_entropy,
-        count_pixels,
-        {"class_weights": "class_weights", "label_smoothing": "label_smoothing"},
+        count_cross_entropy,
+        {
+            "class_weights": "class_weights",
+            "label_smoothing": "label_smoothing",
+            "per_image": "per_image",
+        },
     ),
     "focal": Term(
         losses.focal, count_pixels, {"class_weights": "class_weights", "gamma": "focal_gamma"}
@@ -104,6 +113,7 @@ class Loss:
     weights:         name in `TERMS` -> 0 or more. A loss of weight 0 is not traced and costs nothing.
     class_weights:   K positive numbers, or empty; for cross-entropy, focal and OHEM.
     label_smoothing: in [0, 1); for cross-entropy.
+    per_image:       for cross-entropy: the mean over each image's pixels first, then over images by their weights.
     aux_weight:      weight of auxiliary heads.
     ohem_*, focal_*, tversky_*: see `objectives/`.
     """
@@ -111,6 +121,7 @@ class Loss:
     weights: Mapping[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    per_image: bool = False
     aux_weight: float = 0.4
     ohem_threshold: float = 0.7
     ohem_keep_frac: float = 0.0625

@@ -21,6 +21,7 @@ class Plan:
     card:    what the deployed model says of itself.
     config:  plain JSON values, for config.json and run.json.
     pretrained: what a fresh run starts from (see `weights.pretrained.find`); '' = random weights.
+    notes:   lines about the run to tell at its start.
     """
 
     arch: Arch
@@ -44,3 +45,4 @@ class Plan:
     keep_best: int = 1
     tensorboard: bool = True
     pretrained: str = ""
+    notes: tuple[str, ...] = ()

@@ -84,7 +84,8 @@ def _train(
     keeper = Keeper(workdir, plan, start_s) if workdir else None
     state, journal = _start_or_resume(keeper, plan, terminal)
     scored = on_first(lambda: keeper.model_step() == journal.step)
-    terminal.say(_headline(plan, journal))
+    for line in (_headline(plan, journal), *plan.notes):
+        terminal.say(line)
     if keeper:
         report = keeper.report(journal, terminal, scored=scored)
     else:

@@ -103,8 +103,20 @@ def _lovasz(pixels, k):
     return total
 
 
+def _mean_pixel(pixels, class_weights=(), label_smoothing=0.0):
+    weights = [class_weights[k] if class_weights else 1.0 for _, k in pixels]
+    losses = [_smoothed(p, k, label_smoothing) for p, k in pixels]
+    return sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def _cross_entropy(*example, per_image=False, **options):
+    return _CROSS_ENTROPY[per_image](*example, **options)
+
+
+_CROSS_ENTROPY = {False: per_pixel(_smoothed), True: per_image(_mean_pixel)}
+
 LOSSES = {
-    "cross_entropy": per_pixel(_smoothed),
+    "cross_entropy": _cross_entropy,
     "focal": per_pixel(lambda p, k, gamma: -((1 - p[k]) ** gamma) * math.log(p[k])),
     "ohem": per_image(_hardest),
     "dice": per_class(_dice),

@@ -70,7 +70,11 @@ def example():
 
 
 @EACH
-@pytest.mark.parametrize("options", [{}, OPTIONS, {"ohem_threshold": 0.2}], ids=["", "all", "few"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, OPTIONS, {"ohem_threshold": 0.2}, {**OPTIONS, "per_image": True}],
+    ids=["", "all", "few", "per image"],
+)
 def test_value_and_count_are_those_of_the_definition(name, options, example):
     loss = Loss(**options)
     want = reference.LOSSES[name](*example, **arguments(name, loss))
@@ -81,7 +85,9 @@ def test_value_and_count_are_those_of_the_definition(name, options, example):
 
 
 @EACH
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["", "all"])
+@pytest.mark.parametrize(
+    "options", [{}, {**OPTIONS, "per_image": True}, OPTIONS], ids=["", "per image", "all"]
+)
 def test_gradient_is_that_of_the_definition(name, options, example):
     """Central differences of the float64 definition along random directions."""
     logits, label, weight = example
@@ -170,15 +176,51 @@ ALL = {name: 0.5 + i for i, name in enumerate(TERMS)}
 def means(logits, label, weight, psum=lambda x: x):
     """Every loss on its own: name -> (value, gradient by the logits)."""
 
-    def one(name):
-        loss = Loss(weights={name: 1.0}, class_weights=(0.5, 1.0, 2.0), label_smoothing=0.1)
+    def one(name, per_image=False):
+        loss = Loss({name: 1.0}, (0.5, 1.0, 2.0), label_smoothing=0.1, per_image=per_image)
         data = {"label": label, "weight": weight}
         counts = psum(loss.counts(data))
         total = lambda z: loss.pooled(loss(Outputs(z, {}, {}), data)[0], counts)[0]  # noqa: E731
         value, grad = jax.value_and_grad(total)(logits)
         return psum(value) / counts[name], grad / counts[name]
 
-    return {name: one(name) for name in TERMS}
+    return {name: one(name) for name in TERMS} | {"per image": one("cross_entropy", True)}
+
+
+def test_per_image_an_image_counts_the_same_at_every_size():
+    """T7 of DANCE: under a 1x1 convolution an image and its enlarged copy pull alike; pooled, four times as much."""
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(8, 8, 3)).astype(np.float32)
+    label = rng.integers(0, NUM_CLASSES, (8, 8)).astype(np.uint8)
+    label[:3, :5] = IGNORE_LABEL
+    images, labels = np.zeros((2, 16, 16, 3), np.float32), np.full((2, 16, 16), IGNORE_LABEL)
+    images[0, :8, :8], labels[0, :8, :8] = image, label
+    images[1], labels[1] = image.repeat(2, 0).repeat(2, 1), label.repeat(2, 0).repeat(2, 1)
+    kernel = rng.normal(size=(3, NUM_CLASSES)).astype(np.float32)
+
+    def pull(which, per_image):
+        weight = np.eye(2, dtype=np.float32)[which]
+        total = lambda k: losses.cross_entropy(images @ k, labels, weight, per_image=per_image)[0]  # noqa: E731
+        return jax.value_and_grad(total)(kernel)
+
+    chex.assert_trees_all_close(pull(0, True), pull(1, True), rtol=1e-5, atol=1e-7)
+    small, large = pull(0, False), pull(1, False)
+    np.testing.assert_allclose(4 * small[0], large[0], rtol=1e-5)
+
+
+def test_per_image_weights_are_those_of_images():
+    """L = sum_i w_i mean_i / sum_i w_i, however much of an image is void."""
+    data, weight = batch(), np.array([0.5, 1.0, 2.0, 0.5], np.float32)
+    logits = np.random.default_rng(0).normal(size=(*data["label"].shape, NUM_CLASSES))
+    each = [
+        losses.mean(*losses.cross_entropy(logits[i : i + 1], data["label"][i : i + 1], np.ones(1)))
+        for i in range(4)
+    ]
+    total, count = losses.cross_entropy(logits, data["label"], weight, per_image=True)
+    np.testing.assert_allclose(total, np.sum(weight * np.array(each)), rtol=1e-5)
+    assert float(count) == 4.0
+    loss = Loss(per_image=True)
+    assert float(loss.counts({**data, "weight": weight})["cross_entropy"]) == 4.0
 
 
 def test_two_devices_equal_one_in_every_value_and_gradient():

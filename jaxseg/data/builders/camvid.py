@@ -45,6 +45,7 @@ def spec(splits: tuple[str, ...] = SPLITS) -> DatasetSpec:
         class_colors=tuple(color for _, color in CLASSES),
         splits=splits,
         label_map=identity_map(len(CLASSES), VOID),
+        group_ends="_",  # drives: 0001TP, 0006R0, 0016E5
     )
 
 

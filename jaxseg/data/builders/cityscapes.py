@@ -84,6 +84,7 @@ def spec(splits: tuple[str, ...] = tuple(PUBLISHED), *, train_ids: bool = False)
         splits=splits,
         label_map=identity_map(len(CLASSES), IGNORE_LABEL) if train_ids else table,
         unavailable=UNAVAILABLE,
+        group_ends="_",  # cities
     )
 
 
