@@ -1,4 +1,4 @@
-"""Data slimming after DANCE on the evidence network: simple images smaller, fewer and of less weight, toy_street.
+"""After DANCE on the evidence network, toy_street: smaller and fewer simple images, narrower ASPP branches.
 
 Command:  python -m jaxseg.train --config=configs/dance_toy_street.py --workdir=runs/dance
 Hardware: 2 CPU cores.  Time: not measured.  Val mIoU: not measured.
@@ -26,4 +26,5 @@ def get_config():
     config.dance.data.measure = "spatial_information"
     config.dance.data.ratios, config.dance.data.edges = (0.5, 0.75, 1.0), (1 / 3, 2 / 3)
     config.dance.data.tau_drop, config.dance.data.w_min = 0.2, 0.5
+    config.dance.network.share, config.dance.network.l1 = 0.5, 1e-4
     return config

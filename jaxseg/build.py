@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import cli, defaults, ranges, runtime
+from jaxseg import cli, defaults, ranges, runtime, sections
 from jaxseg.arch import Arch
-from jaxseg.data import dance_report, dance_scores, datasets
-from jaxseg.data.dance import DataSlimming
+from jaxseg.data import dance_report, datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, short, unknown_name
@@ -22,10 +20,8 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import dance_data, integer, itnet, mess
+from jaxseg.methods import integer
 from jaxseg.models import zoo
-from jaxseg.models.itnet import is_looped
-from jaxseg.models.mess import space
 from jaxseg.models.networks import LOOP_OPTIONS
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
@@ -60,8 +56,8 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     q, notes = (), ()
-    if slimming := data_slimming(config.dance.data):
-        found, q = complexity(train_split, slimming)
+    if slimming := sections.data_slimming(config.dance.data):
+        found, q = sections.complexity(train_split, slimming)
         notes = ("data slimming:", *dance_report.shares(found, q, slimming))
     return Plan(
         arch=arch,
@@ -118,7 +114,9 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
     if config.integer.preset:
         ends = zip(config.data.mean, config.data.std, strict=True)
         reach = max(max(mean, 1 - mean) / std for mean, std in ends)
-        arch = integer.architecture(arch, integer_settings(config.integer), image_reach=reach)
+        arch = integer.architecture(
+            arch, sections.integer_settings(config.integer), image_reach=reach
+        )
     return arch
 
 
@@ -140,7 +138,7 @@ def phases(
             raise unknown_name("phase in phases.order", name, named)
     make_step = functools.partial(
         steps.supervised,
-        loss=loss(config.loss),
+        loss=sections.loss(config.loss),
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         ema_decay=config.ema_decay,
@@ -163,124 +161,17 @@ def phases(
                 seed=config.seed + 1_000_003 * i,
                 size_px=(config.data.height_px, config.data.width_px),
             ),
-            optim=Optim(**_plain(settings.optim)),
+            optim=Optim(**sections.plain(settings.optim)),
             trainable=trainable,
         )
         steps.learning_rate(phase.optim, phase.steps)
         result.append(phase)
-    return methods(config, arch, tuple(result), q)
-
-
-def methods(
-    config: ConfigDict, arch: Arch, run: tuple[Phase, ...], q: Sequence[float] = ()
-) -> tuple[Phase, ...]:
-    """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
-    if is_looped(arch):
-        if config.mess.num_exits:
-            raise UserError(
-                "mess.num_exits",
-                got=config.mess.num_exits,
-                expected="0: itnet has exits of its own",
-            )
-        settings = itnet.Settings(config.itnet.exits, config.itnet.exit_weights)
-        run = itnet.deep_supervision(run, arch, settings)
-    if config.mess.num_exits:
-        settings = mess_settings(config)
-        settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
-        run = mess.multi_exit(run, settings, loss(config.loss))
-    if slimming := data_slimming(config.dance.data):
-        run = dance_data.slimmed(run, arch, slimming, q)
-    if config.integer.preset:
-        run = integer.rounded(run, arch, integer_settings(config.integer))
-    return run
-
-
-def data_slimming(section: ConfigDict) -> DataSlimming | None:
-    """The section `dance.data`; None where it is off.
-
-    Raises:
-        UserError: a value that cannot be, or settings without a measure.
-    """
-    if section.measure:
-        return DataSlimming(**section)
-    usual = defaults.get_config().dance.data
-    changed = [key for key, value in section.items() if value != usual[key]]
-    if changed:
-        raise UserError(
-            "dance.data",
-            got=", ".join(changed),
-            expected="a measure of complexity that they are about",
-            do="give --config.dance.data.measure=spatial_information",
-        )
-    return None
-
-
-def complexity(
-    split: datasets.Split, settings: DataSlimming
-) -> tuple[dance_scores.Scores, np.ndarray]:
-    """The scores of a split's images and their ranks, float64 [N]."""
-    found = dance_scores.scores(split, settings.measure)
-    return found, dance_scores.ranks(found.values, settings.rank, found.groups)
-
-
-def integer_settings(section: ConfigDict) -> integer.Settings:
-    """The section `integer`.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    widths = {name: bits for name, bits in section.widths.items() if bits != -1}
-    return integer.Settings(section.preset, widths, section.layers)
-
-
-def mess_settings(config: ConfigDict) -> mess.Settings:
-    """The section `mess`.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-    section = config.mess
-    if section.normalise == mess.KEPT and config.accumulate > 1:
-        raise UserError(
-            "mess.normalise",
-            got=section.normalise,
-            expected="valid, or accumulate = 1: how many pixels are kept is known after the last micro-batch",
-        )
-    if section.stage_1 == mess.SKIP and not (config.model.pretrained or config.phases.order[1:]):
-        raise UserError(
-            "mess.stage_1",
-            got=section.stage_1,
-            expected="a trained network",
-            do="name its folder, such as --config.model.pretrained=runs/quickstart/model",
-        )
-    heads = section.heads
-    options = {k: v for k, v in _plain(section).items() if k != "num_exits"}
-    optim = Optim(**_plain(section.stage_2.optim))
-    steps.learning_rate(optim, section.stage_2.steps)
-    return mess.Settings(
-        num_exits=section.num_exits,
-        designs=space(heads.reductions, heads.extra_blocks, heads.rapid_dilation, heads.kinds),
-        steps=section.stage_2.steps,
-        optim=optim,
-        width=config.model.width,
-        dropout=config.model.dropout,
-        **options,
-    )
-
-
-def loss(section: ConfigDict) -> steps.Loss:
-    """What is minimised."""
-    options = {
-        f"{name}_{key}": value
-        for name in ("ohem", "focal", "tversky")
-        for key, value in section[name].items()
-    }
-    return steps.Loss(weights=section.weights.to_dict(), **_plain(section), **options)
+    return sections.methods(config, arch, tuple(result), q)
 
 
 def augment(data: ConfigDict) -> Augment:
     """The host transform of training images."""
-    return Augment(**_plain(data.augment), fill=tuple(round(255 * m) for m in data.mean))
+    return Augment(**sections.plain(data.augment), fill=tuple(round(255 * m) for m in data.mean))
 
 
 def card(config: ConfigDict, spec: datasets.DatasetSpec, name: str) -> Card:
@@ -419,7 +310,3 @@ def evaluation_split(config: ConfigDict, card: Card, split: str) -> tuple[datase
 def cache_folder(config: ConfigDict) -> Path:
     """Where prepared data and compiled programs are kept."""
     return datasets.cache_root(config.data.cache_dir)
-
-
-def _plain(section: ConfigDict) -> dict[str, Any]:
-    return {k: v for k, v in section.items() if not isinstance(v, ConfigDict)}

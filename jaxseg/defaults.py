@@ -173,6 +173,14 @@ def get_config() -> ConfigDict:
                     "weight_sign": 1,  # 1: complex images count more | -1: simple ones
                     "warm_epochs": 0,  # first epochs of the run that are as usual
                 },
+                "network": {  # channels go while it trains, see `methods/dance.py`
+                    "share": 0.0,  # of the channels in scope that are gone at the end; 0 = off
+                    "events": 5,  # in which they go
+                    "done": 0.5,  # fraction of the phase after which the last has gone
+                    "scope": "multi_scale",  # multi_scale: ASPP and its like | all
+                    "l1": 0.0,  # weight of the sum of absolute scales in the loss, such as 1e-4; 0 = off
+                    "tie": True,  # the share follows from how much the data are slimmed, where they are
+                },
             },
             "ema_decay": 0.0,  # average of weights that is evaluated and deployed; 0 = off
             "accumulate": 1,  # micro-batches per update

@@ -29,6 +29,7 @@ FLOORS = (
     ("jaxseg.defaults",),
     ("jaxseg.cli",),
     ("jaxseg.ranges",),
+    ("jaxseg.sections",),
     ("jaxseg.build",),
     (
         "jaxseg.train",

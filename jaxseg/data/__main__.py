@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import build, cli
+from jaxseg import build, cli, sections
 from jaxseg.data import check, dance_report, datasets, stats
 from jaxseg.data.builders import camvid
 from jaxseg.data.dance import DataSlimming
@@ -99,7 +99,7 @@ def _stats(config: ConfigDict, args: dict) -> None:
     split = build.open_split(config.data, args["split"])
     if args["complexity"]:
         config.dance.data.measure = args["complexity"]
-    settings = build.data_slimming(config.dance.data)
+    settings = sections.data_slimming(config.dance.data)
     if settings and not settings.changes:
         settings = DataSlimming(settings.measure, settings.rank)  # what it usually would do
     print(stats.render(stats.stats(split)))
@@ -110,7 +110,7 @@ def _stats(config: ConfigDict, args: dict) -> None:
 
 
 def _complexity(split: datasets.Split, settings: DataSlimming, args: dict) -> None:
-    found, q = build.complexity(split, settings)
+    found, q = sections.complexity(split, settings)
     print(dance_report.render(f"{split.spec.name} {split.name}", found, q, settings))
     if not args["output"]:
         return

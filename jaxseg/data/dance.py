@@ -8,6 +8,7 @@ import bisect
 import functools
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +98,16 @@ class DataSlimming:
         """
         gain = self.gain(q)
         return (gain / gain.mean(axis=-1, keepdims=True)).astype(np.float32)
+
+    def mean_square_ratio(self, q: Sequence[float] = ()) -> float:
+        """Mean of the squared ratio over images that are kept: what slimming the network is coupled to.
+
+        Args:
+            q: ranks, [N]; empty = evenly spread.
+        """
+        ranks = np.asarray(q, float) if len(q) else (np.arange(10_000) + 0.5) / 10_000
+        kept = 1.0 - self.drop(ranks)
+        return float(np.average(np.square(self.ratio(ranks)), weights=kept))
 
     def cost_frac(self, q: np.ndarray) -> float:
         """Pixels trained on per epoch in relation to plain epochs: mean of (1 - drop) ratio^2, for an endless run."""

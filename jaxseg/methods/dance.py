@@ -51,7 +51,7 @@ class Settings:
     events: int = 5
     done: float = 0.5
     scope: str = MULTI_SCALE
-    l1: float = 1e-4
+    l1: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.share < 1:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxseg import build, defaults
+from jaxseg import defaults, sections
 from jaxseg.errors import UserError
 from jaxseg.objectives import losses
 from jaxseg.training import steps
@@ -309,8 +309,8 @@ def test_a_weight_of_zero_is_not_traced():
 def test_defaults_name_every_loss_and_mean_cross_entropy():
     section = defaults.get_config().loss
     assert set(section.weights) == set(TERMS)
-    assert build.loss(section) == Loss(weights=section.weights.to_dict())
-    assert build.loss(section).names == ("cross_entropy",)
+    assert sections.loss(section) == Loss(weights=section.weights.to_dict())
+    assert sections.loss(section).names == ("cross_entropy",)
 
 
 def test_build_passes_every_setting():
@@ -318,7 +318,7 @@ def test_build_passes_every_setting():
     section.weights.update({"cross_entropy": 0.0, "ohem": 1.0, "lovasz": 0.25})
     section.ohem.threshold, section.ohem.keep_frac, section.focal.gamma = 0.5, 0.125, 3.0
     section.tversky.alpha, section.tversky.beta, section.aux_weight = 0.1, 0.9, 0.2
-    loss = build.loss(section)
+    loss = sections.loss(section)
     assert loss.names == ("ohem", "lovasz")
     assert (loss.ohem_threshold, loss.ohem_keep_frac, loss.focal_gamma) == (0.5, 0.125, 3.0)
     assert (loss.tversky_alpha, loss.tversky_beta, loss.aux_weight) == (0.1, 0.9, 0.2)

@@ -1,0 +1,149 @@
+"""From a config to what methods and losses are made from; `build` puts the run together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import defaults
+from jaxseg.arch import Arch
+from jaxseg.data import dance_scores, datasets
+from jaxseg.data.dance import DataSlimming
+from jaxseg.errors import UserError
+from jaxseg.methods import dance, dance_data, integer, itnet, mess
+from jaxseg.models.itnet import is_looped
+from jaxseg.models.mess import space
+from jaxseg.training import steps
+from jaxseg.training.optim import Optim
+from jaxseg.training.phases import Phase
+
+
+def methods(
+    config: ConfigDict, arch: Arch, run: tuple[Phase, ...], q: Sequence[float] = ()
+) -> tuple[Phase, ...]:
+    """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
+    if is_looped(arch):
+        if config.mess.num_exits:
+            raise UserError(
+                "mess.num_exits",
+                got=config.mess.num_exits,
+                expected="0: itnet has exits of its own",
+            )
+        settings = itnet.Settings(config.itnet.exits, config.itnet.exit_weights)
+        run = itnet.deep_supervision(run, arch, settings)
+    if config.mess.num_exits:
+        settings = mess_settings(config)
+        settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
+        run = mess.multi_exit(run, settings, loss(config.loss))
+    slimming = data_slimming(config.dance.data)
+    if slimming:
+        run = dance_data.slimmed(run, arch, slimming, q)
+    run = dance.slimmed(run, arch, network_slimming(config.dance.network, slimming, q))
+    if config.integer.preset:
+        run = integer.rounded(run, arch, integer_settings(config.integer))
+    return run
+
+
+def data_slimming(section: ConfigDict) -> DataSlimming | None:
+    """The section `dance.data`; None where it is off.
+
+    Raises:
+        UserError: a value that cannot be, or settings without a measure.
+    """
+    if section.measure:
+        return DataSlimming(**section)
+    usual = defaults.get_config().dance.data
+    changed = [key for key, value in section.items() if value != usual[key]]
+    if changed:
+        raise UserError(
+            "dance.data",
+            got=", ".join(changed),
+            expected="a measure of complexity that they are about",
+            do="give --config.dance.data.measure=spatial_information",
+        )
+    return None
+
+
+def network_slimming(
+    section: ConfigDict, data: DataSlimming | None, q: Sequence[float] = ()
+) -> dance.Settings:
+    """The section `dance.network`; with `tie` its share follows from how much the data are slimmed, where they are.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    options = {k: v for k, v in section.items() if k != "tie"}
+    settings = dance.Settings(**options)
+    if not (section.tie and data and settings.share):
+        return settings
+    share = dance.coupled(settings.share, data.mean_square_ratio(q))
+    return dance.Settings(**{**options, "share": share})
+
+
+def complexity(
+    split: datasets.Split, settings: DataSlimming
+) -> tuple[dance_scores.Scores, np.ndarray]:
+    """The scores of a split's images and their ranks, float64 [N]."""
+    found = dance_scores.scores(split, settings.measure)
+    return found, dance_scores.ranks(found.values, settings.rank, found.groups)
+
+
+def integer_settings(section: ConfigDict) -> integer.Settings:
+    """The section `integer`.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    widths = {name: bits for name, bits in section.widths.items() if bits != -1}
+    return integer.Settings(section.preset, widths, section.layers)
+
+
+def mess_settings(config: ConfigDict) -> mess.Settings:
+    """The section `mess`.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    section = config.mess
+    if section.normalise == mess.KEPT and config.accumulate > 1:
+        raise UserError(
+            "mess.normalise",
+            got=section.normalise,
+            expected="valid, or accumulate = 1: how many pixels are kept is known after the last micro-batch",
+        )
+    if section.stage_1 == mess.SKIP and not (config.model.pretrained or config.phases.order[1:]):
+        raise UserError(
+            "mess.stage_1",
+            got=section.stage_1,
+            expected="a trained network",
+            do="name its folder, such as --config.model.pretrained=runs/quickstart/model",
+        )
+    heads = section.heads
+    options = {k: v for k, v in plain(section).items() if k != "num_exits"}
+    optim = Optim(**plain(section.stage_2.optim))
+    steps.learning_rate(optim, section.stage_2.steps)
+    return mess.Settings(
+        num_exits=section.num_exits,
+        designs=space(heads.reductions, heads.extra_blocks, heads.rapid_dilation, heads.kinds),
+        steps=section.stage_2.steps,
+        optim=optim,
+        width=config.model.width,
+        dropout=config.model.dropout,
+        **options,
+    )
+
+
+def loss(section: ConfigDict) -> steps.Loss:
+    """What is minimised."""
+    options = {
+        f"{name}_{key}": value
+        for name in ("ohem", "focal", "tversky")
+        for key, value in section[name].items()
+    }
+    return steps.Loss(weights=section.weights.to_dict(), **plain(section), **options)
+
+
+def plain(section: ConfigDict) -> dict[str, Any]:
+    """The values of a section, without its subsections."""
+    return {k: v for k, v in section.items() if not isinstance(v, ConfigDict)}
