@@ -3,6 +3,7 @@
 Variables: params/<block>/<layer>/kernel, int8 HWIO; scales/<block>/<operation>/.., see `variables`.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -101,15 +102,18 @@ class CodeOp(nn.Module):
     def convolved(self, x: Array) -> Array:
         spec = self.block.layer(self.op.name)
         kernel = self.param("kernel", lambda _: jnp.zeros(spec.kernel_shape, jnp.int8))
-        s = self.scales()
-        total = codes.convolution(
+        return codes.convolution(
             x,
             kernel,
             stride=spec.stride,
             dilation=spec.dilation,
             groups=spec.groups,
             padding=spec.padding,
+            then=functools.partial(self._codes, spec, self.scales()),
         )
+
+    def _codes(self, spec: LayerSpec, s: dict[str, Array], total: Array) -> Array:
+        """Sums of products -> codes of the layer's result."""
         parts = ("multiplier", "offset", "shift")
         if "multiplier_norm" in s:
             first = (s[f"{part}_norm"] for part in parts)

@@ -9,7 +9,7 @@ form that is quick on each backend (measured, see docs/methods/integer.md):
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +23,10 @@ from jaxseg.quant.scaling import RESIZE_BITS, resize_weights
 from jaxseg.types import Array
 
 I32 = jnp.int32
+
+Then = Callable[[Array], Array]
+"""int32 sums [.., D] -> whatever follows, element by element and channel by channel."""
+
 FEW = 4
 """Input channels up to which a strided convolution is one on 2x2 pixels."""
 
@@ -104,35 +108,48 @@ def convolution(
     dilation: int = 1,
     groups: int = 1,
     padding: str = "symmetric",
+    then: Then = lambda total: total,
 ) -> Array:
-    """int8 [B, H, W, C] and int8 [kh, kw, C // groups, D] -> int32 [B, ceil(H / stride), ceil(W / stride), D]."""
+    """int8 [B, H, W, C] and int8 [kh, kw, C // groups, D] -> then(int32 [B, ceil(H / stride), ceil(W / stride), D]).
+
+    then: what becomes of sums, cell by cell, such as `rescaled`: done while they are in cache.
+    """
     pads = tuple(pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding))
     if groups == x.shape[-1] > 1:
         # Every channel as often as it has kernels.
         times = kernel.shape[-1] // groups
         x = jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(*x.shape[:3], -1)
-        return _depthwise(x, kernel, stride, dilation, pads)
+        return then(_depthwise(x, kernel, stride, dilation, pads))
     if groups > 1:
         # Grouped int8 convolutions give wrong values on GPUs (openxla/xla#49123).
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         made = [_dense(*part, stride, dilation, pads) for part in parts]
-        return jnp.concatenate(made, axis=-1)
-    return _dense(x, kernel, stride, dilation, pads)
+        return then(jnp.concatenate(made, axis=-1))
+    return _dense(x, kernel, stride, dilation, pads, then)
 
 
-def _dense(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
+def _dense(
+    x: Array,
+    kernel: Array,
+    stride: int,
+    dilation: int,
+    pads: tuple,
+    then: Then = lambda total: total,
+) -> Array:
     if kernel.shape[:2] == (1, 1):
         x, stride, dilation, pads = x[:, ::stride, ::stride], 1, 1, ((0, 0), (0, 0))
     options = {"stride": stride, "dilation": dilation, "pads": pads}
-    mixed, patches, product, plain = (
-        functools.partial(form, **options) for form in (_mixed, _patches, _product, _xla)
+    patches, product, plain = (
+        lambda x, kernel, form=form: then(form(x, kernel, **options))
+        for form in (_patches, _product, _xla)
     )
+    mixed = functools.partial(_mixed, **options, then=then)
     if kernel.shape[:2] == (1, 1):
         on_cpu = mixed if has_quick_kernels() else product
         return lax.platform_dependent(x, kernel, cpu=on_cpu, default=product)
     on_cpu = mixed if has_quick_kernels() else plain
     if stride == 2 and dilation == 1 and x.shape[-1] <= FEW:
-        on_cpu = functools.partial(_on_quads, pads=pads)
+        on_cpu = functools.partial(_on_quads, pads=pads, then=then)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=patches, rocm=patches, default=plain)
 
 
@@ -154,7 +171,7 @@ def _xla(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Ar
     )
 
 
-def _on_quads(x: Array, kernel: Array, pads: tuple) -> Array:
+def _on_quads(x: Array, kernel: Array, pads: tuple, then: Then = lambda total: total) -> Array:
     """Stride 2 as stride 1 on quads: 2x2 pixels are the channels of one cell, and the kernel is cut likewise."""
     batch, height, width, channels = x.shape
     before = [-(-low // 2) for low, _ in pads]
@@ -168,33 +185,41 @@ def _on_quads(x: Array, kernel: Array, pads: tuple) -> Array:
     x = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], 4 * channels)
     around = tuple((b, n - 1 - b) for b, n in zip(before, cells, strict=True))
-    return (_mixed if has_quick_kernels() else _xla)(x, kernel, 1, 1, around)
+    if has_quick_kernels():
+        return _mixed(x, kernel, 1, 1, around, then)
+    return then(_xla(x, kernel, 1, 1, around))
 
 
-PATCH_BYTES = 2**22
-"""Of patches that are multiplied at a time: they stay in cache."""
+PART_BYTES = 2**22
+"""Of patches, and of sums, that are made at a time: they stay in cache."""
 
 
-def _mixed(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> Array:
-    """Patches of unsigned codes times kernel, some rows at a time."""
+def _mixed(
+    x: Array,
+    kernel: Array,
+    stride: int,
+    dilation: int,
+    pads: tuple,
+    then: Then = lambda total: total,
+) -> Array:
+    """Patches of unsigned codes times kernel, and what becomes of the sums, some rows at a time."""
     flat = kernel.reshape(-1, kernel.shape[-1])
     nothing = zero_sum(flat).reshape(1, 1, 1, -1)
-    if kernel.shape[:2] == (1, 1):
-        return mixed_product(unsigned(x), flat) - nothing
     (batch, height, width, _), (down, _) = x.shape, kernel.shape[:2]
     rows, columns = -(-height // stride), -(-width // stride)
     zero = jnp.uint8(ZERO)
 
     def patches(x: Array, rows: int, pads: tuple) -> Array:
         seen = _cells(x, kernel, stride, dilation, pads, size=(rows, columns), zero=zero)
-        return mixed_product(jnp.concatenate(seen, axis=-1), flat)
+        return then(mixed_product(jnp.concatenate(seen, axis=-1), flat) - nothing)
 
     x = unsigned(x)
     parts = 1
     if not is_symbolic_dim(batch):
-        parts = -(-batch * rows * columns * flat.shape[0] // PATCH_BYTES)
+        cell_bytes = max(flat.shape[0] * (flat.shape[0] > x.shape[-1]), 4 * flat.shape[1])
+        parts = -(-batch * rows * columns * cell_bytes // PART_BYTES)
     if parts <= 1:
-        return patches(x, rows, pads) - nothing
+        return patches(x, rows, pads)
     some = -(-rows // parts)
     span = (some - 1) * stride + (down - 1) * dilation + 1
     missing = (-(-rows // some) * some - 1) * stride + (down - 1) * dilation + 1
@@ -206,9 +231,9 @@ def _mixed(x: Array, kernel: Array, stride: int, dilation: int, pads: tuple) -> 
         rows_of = lax.dynamic_slice_in_dim(x, i * some * stride, span, axis=1)
         return patches(rows_of, some, ((0, 0),) * 2)
 
-    total = lax.map(part, jnp.arange(-(-rows // some), dtype=I32))
-    total = jnp.moveaxis(total, 0, 1).reshape(batch, -1, columns, flat.shape[-1])
-    return total[:, :rows] - nothing
+    made = lax.map(part, jnp.arange(-(-rows // some), dtype=I32))
+    made = jnp.moveaxis(made, 0, 1).reshape(batch, -1, columns, flat.shape[-1])
+    return made[:, :rows]
 
 
 def _cells(

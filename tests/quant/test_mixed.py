@@ -47,7 +47,7 @@ def test_convolutions_in_parts_are_the_plain_ones(
     monkeypatch, patch_bytes, kernel, stride, dilation, padding
 ):
     """A part of a row at least, the last part beyond the map."""
-    monkeypatch.setattr(codes, "PATCH_BYTES", patch_bytes)
+    monkeypatch.setattr(codes, "PART_BYTES", patch_bytes)
     x, weights = signed(2, 11, 9, 5), signed(*kernel, 5, 6)
     pads = tuple(pad_widths((11, 9), kernel, stride, dilation, padding))
     found = jax.jit(lambda x, w: codes._mixed(x, w, stride, dilation, pads))(x, weights)
