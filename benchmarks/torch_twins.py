@@ -14,15 +14,16 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
-from benchmarks import torch_net
+from benchmarks import torch_net, torch_real_time
 from jaxseg.arch import Arch
+from jaxseg.models import zoo
 
 
 class Twin(NamedTuple):
     """A pair of equal networks.
 
     network, options: ours, see `zoo.named`.
-    layout:  how the torch network names its values.
+    layout:  how the torch network names its values; '' where `modules` names all.
     make:    our architecture -> torch network: [B, 3, H, W] to logits, or to {'out': logits, 'aux': logits}.
     modules: our layers that the layout does not know -> their convolution and norm.
     sizes_px: an even and an odd size, where the torch network takes one.
@@ -166,6 +167,14 @@ def _vgg(network: str) -> Twin:
     return Twin(network, {"width": 0.25}, "torchvision", FCNOnVGG, modules)
 
 
+# --- Written for the comparison ---
+
+
+def _whole(network: str, make: Callable[[Arch], nn.Module], names: Callable, **options) -> Twin:
+    modules = names(zoo.named(network, 2, **options))
+    return Twin(network, options, "", make, modules)
+
+
 # --- All ---
 
 _AUX = {"aux": True}
@@ -215,6 +224,21 @@ _ALL = (
         torch_net.make,
         torch_net.HEAD_MODULES,
     ),
+    Twin(
+        "pspnet_resnet50",
+        _AUX,
+        _TORCHVISION,
+        torch_real_time.PSPNet,
+        torch_real_time.pspnet_names(),
+    ),
+    _whole(
+        "ddrnet_23_slim",
+        torch_real_time.DDRNet,
+        torch_real_time.ddrnet_names,
+        aux=True,
+        width=0.5,
+    ),
+    _whole("bisenetv2", torch_real_time.BiSeNet, torch_real_time.bisenet_names, width=0.5),
 )
 
 TWINS = {twin.network: twin for twin in _ALL}

@@ -76,7 +76,8 @@ def repeated(x: Array, times: int) -> Array:
     if times == 1:
         return x
     # A broadcast: its gradient is a sum over the copies.
-    return jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(*x.shape[:3], -1)
+    shape = (*x.shape[:3], x.shape[3] * times)
+    return jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(shape)
 
 
 def kernel_std(spec: LayerSpec) -> float:

@@ -103,10 +103,13 @@ def torch_keys(arch: Arch, layout: str, modules: Names | None = None) -> dict[st
     """
     if layout not in _LAYOUTS:
         raise unknown_name("layout of torch weights", layout, _LAYOUTS)
-    specs = zoo.blocks(arch)
-    names = _module_names(arch, layout) | (modules or {})
+    return keys_of(arch, _module_names(arch, layout) | (modules or {}))
+
+
+def keys_of(arch: Arch, names: Names) -> dict[str, str]:
+    """Our flat path -> key in the state dict, for all layers that `names` has."""
     keys = {}
-    for spec in specs:
+    for spec in zoo.blocks(arch):
         for layer in spec.layers:
             path = f"{spec.name}/{layer.name}"
             if path not in names:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxseg.arch import IMAGE, BackboneArch, BlockArch, count, from_json, to_json, train_macs
-from jaxseg.conversion import slimming
 from jaxseg.conversion.channels import Channels
 from jaxseg.errors import UserError
 from jaxseg.inference import multi_exit
@@ -154,42 +153,6 @@ def test_a_network_that_ends_at_an_exit(name):
 
 
 # --- Fewer channels ---
-
-
-@pytest.mark.parametrize("name", (*NAMES, "pspnet_resnet18"))
-def test_fewer_channels_are_the_others_silenced(name):
-    """A network cut to some channels answers as the whole one in which the others are zero."""
-    arch = zoo.named(name, K, width=0.125)
-    variables, channels = filled(arch), Channels(zoo.blocks(arch))
-    spaces = slimming.prunable(channels)
-    assert len(spaces) > 10
-    rng = np.random.default_rng(0)
-    scores = {space: rng.uniform(size=channels.size(space)) for space in spaces}
-    keep = slimming.separated(
-        arch, slimming.keep_largest(scores, sum(map(channels.size, spaces)) // 3), scores
-    )
-    less = slimming.shrunk(arch, keep)
-    cut = slimming.cut(arch, keep, variables)
-    made = jax.eval_shape(lambda: zoo.init(less, jax.random.PRNGKey(0)))
-    chex.assert_trees_all_equal_shapes(cut, made)
-    silenced = jax.tree.map(np.array, variables)
-    for space, kept in keep.items():
-        gone = np.setdiff1d(np.arange(channels.size(space)), kept)
-        for block, layer in ((b, x) for b in channels.blocks for x in b.layers):
-            values, start = silenced["params"][block.name][layer.name], 0
-            for part in channels.of((block.name, layer.name)):
-                if part == space:
-                    values["kernel"][..., start + gone] = 0
-                    for array in values.get("norm", {}).values():
-                        array[start + gone] = 0
-                start += channels.size(part)
-
-    def logits(arch, variables):
-        apply = jax.jit(zoo.module(arch).apply, compiler_options=CHEAP)
-        return np.asarray(apply(variables, image()).logits)
-
-    np.testing.assert_allclose(logits(less, cut), logits(arch, silenced), rtol=1e-3, atol=1e-3 * K)
-    assert np.std(logits(less, cut)) > 0
 
 
 def test_expansions_keep_their_channels():

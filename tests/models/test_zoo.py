@@ -101,13 +101,12 @@ def test_shapes_and_dtypes(name, output_stride, compute):
     outputs, updated = jax.eval_shape(lambda v, x: train_apply(net, v, x), variables, x)
     fine = {"deeplabv3plus": 4, "deeplabv3plus_separable": 4, "unet": 1, "lraspp": 8}
     fine |= {"fcn16s": 16, "fcn8s": 8}
-    own_aux = {"bisenetv2": (4, 8, 16, 32), "ddrnet_23_slim": (8,)}
-    head = zoo.NAMES[name][0]
-    stride = fine.get(head, output_stride)
+    auxes = {"bisenetv2": (4, 8, 16, 32), "ddrnet_23_slim": (8,)}
+    stride = fine.get(head := zoo.NAMES[name][0], output_stride)
     assert (outputs.logits.shape, outputs.logits.dtype) == (grid(stride), jnp.float32)
-    expected = [grid(s) for s in own_aux.get(head, (min(16, output_stride),))]
-    assert [(outputs.aux[f"aux_{i}"].shape) for i in range(len(outputs.aux))] == expected
-    assert {aux.dtype for aux in outputs.aux.values()} == {jnp.dtype("float32")}
+    strides = enumerate(auxes.get(head, (min(16, output_stride),)))
+    expected = {f"aux_{i}": (grid(s), jnp.float32) for i, s in strides}
+    assert {n: (aux.shape, aux.dtype) for n, aux in outputs.aux.items()} == expected
     assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(
         variables["batch_stats"]
     )
@@ -120,8 +119,7 @@ def test_every_parameter_gets_a_gradient(name):
 
     def loss(params, x):
         outputs, _ = train_apply(net, {**variables, "params": params}, x)
-        scores = (outputs.logits, *outputs.aux.values())
-        return sum(jnp.mean(jax.nn.log_softmax(y)[..., 0]) for y in scores)
+        return sum(jnp.mean(jax.nn.log_softmax(y)[..., 0]) for y in jax.tree.leaves(outputs))
 
     found = jax.jit(jax.grad(loss), compiler_options=CHEAP)(variables["params"], image())
     chex.assert_tree_all_finite(found)

@@ -107,7 +107,10 @@ def our_training(arch: Arch, state: Flat, x: np.ndarray, y: np.ndarray) -> Train
 
 def torch_keys(arch: Arch, twin: Twin, state: Flat) -> dict[str, str]:
     """Our flat path -> torch key; everything in `state` has one."""
-    keys = torch_names.torch_keys(arch, twin.layout, twin.modules)
+    if twin.layout:
+        keys = torch_names.torch_keys(arch, twin.layout, twin.modules)
+    else:
+        keys = torch_names.keys_of(arch, twin.modules)
     assert sorted(keys) == sorted(state)
     return keys
 

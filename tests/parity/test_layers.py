@@ -105,6 +105,37 @@ def test_max_pool(window, options, shape):
     )
 
 
+@pytest.mark.parametrize("window, stride", [(3, 2), (5, 2), (9, 4), (17, 8)])
+@pytest.mark.parametrize("shape", SIZES)
+def test_average_pool(window, stride, shape):
+    check(
+        lambda x: pool.average_pool(x, window, stride),
+        lambda x: F.avg_pool2d(x, window, stride, window // 2),
+        draw(2, *shape, C),
+    )
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+@pytest.mark.parametrize("shape", [*SIZES, (2, 3)])
+def test_average_over_parts(bins, shape):
+    check(
+        lambda x: pool.average(x, bins),
+        lambda x: F.adaptive_avg_pool2d(x, bins),
+        draw(2, *shape, C),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolution_that_widens(stride):
+    for shape in SIZES:
+        check(
+            lambda x, k: conv2d(x, k, stride=stride, groups=C),
+            lambda x, k: F.conv2d(x, k, stride=stride, padding=1, groups=C),
+            draw(2, *shape, C),
+            kernel(3, C, 4 * C),
+        )
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(
     "shape, size", [((3, 5), (12, 20)), ((3, 5), (11, 17)), ((9, 8), (4, 5)), ((1, 1), (3, 4))]

@@ -79,7 +79,5 @@ def cells_of_norms(arch: Arch, size_px: tuple[int, int]) -> dict[str, int]:
     cells = {}
     for spec in zoo.blocks(arch):
         for layer in spec.layers:
-            s = layer.out_stride
-            grid = -(-size_px[0] // s) * -(-size_px[1] // s) if s else 1
-            cells[f"{spec.name}/{layer.name}"] = BATCH * grid
+            cells[f"{spec.name}/{layer.name}"] = BATCH * layer.cells(*size_px)
     return cells
