@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import cli, defaults, ranges, runtime
 from jaxseg.arch import Arch
-from jaxseg.data import dance_report, dance_scores, datasets
-from jaxseg.data.dance import DataSlimming
+from jaxseg.data import dance, dance_report, dance_scores, datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, short, unknown_name
@@ -60,8 +58,8 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     q, notes = (), ()
-    if slimming := data_slimming(config.dance.data):
-        found, q = complexity(train_split, slimming)
+    if slimming := dance.configured(**config.dance.data):
+        found, q = dance_scores.ranked(train_split, slimming.measure, slimming.rank)
         notes = ("data slimming:", *dance_report.shares(found, q, slimming))
     return Plan(
         arch=arch,
@@ -188,39 +186,11 @@ def methods(
         settings = mess_settings(config)
         settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
         run = mess.multi_exit(run, settings, loss(config.loss))
-    if slimming := data_slimming(config.dance.data):
+    if slimming := dance.configured(**config.dance.data):
         run = dance_data.slimmed(run, arch, slimming, q)
     if config.integer.preset:
         run = integer.rounded(run, arch, integer_settings(config.integer))
     return run
-
-
-def data_slimming(section: ConfigDict) -> DataSlimming | None:
-    """The section `dance.data`; None where it is off.
-
-    Raises:
-        UserError: a value that cannot be, or settings without a measure.
-    """
-    if section.measure:
-        return DataSlimming(**section)
-    usual = defaults.get_config().dance.data
-    changed = [key for key, value in section.items() if value != usual[key]]
-    if changed:
-        raise UserError(
-            "dance.data",
-            got=", ".join(changed),
-            expected="a measure of complexity that they are about",
-            do="give --config.dance.data.measure=spatial_information",
-        )
-    return None
-
-
-def complexity(
-    split: datasets.Split, settings: DataSlimming
-) -> tuple[dance_scores.Scores, np.ndarray]:
-    """The scores of a split's images and their ranks, float64 [N]."""
-    found = dance_scores.scores(split, settings.measure)
-    return found, dance_scores.ranks(found.values, settings.rank, found.groups)
 
 
 def integer_settings(section: ConfigDict) -> integer.Settings:
