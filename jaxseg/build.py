@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import cli, defaults, ranges, runtime, sections
 from jaxseg.arch import Arch
-from jaxseg.data import dance_report, datasets
+from jaxseg.data import dance, dance_report, dance_scores, datasets
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, short, unknown_name
@@ -56,8 +56,8 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
     q, notes = (), ()
-    if slimming := sections.data_slimming(config.dance.data):
-        found, q = sections.complexity(train_split, slimming)
+    if slimming := dance.configured(**config.dance.data):
+        found, q = dance_scores.ranked(train_split, slimming.measure, slimming.rank)
         notes = ("data slimming:", *dance_report.shares(found, q, slimming))
     return Plan(
         arch=arch,

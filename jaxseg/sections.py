@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import defaults
 from jaxseg.arch import Arch
-from jaxseg.data import dance_scores, datasets
-from jaxseg.data.dance import DataSlimming
+from jaxseg.data import dance as data_slimming
 from jaxseg.errors import UserError
 from jaxseg.methods import dance, dance_data, integer, itnet, mess
 from jaxseg.models.itnet import is_looped
@@ -36,7 +33,7 @@ def methods(
         settings = mess_settings(config)
         settings.places(arch, run[-1].plan.size_px)  # a block that does not exist is said now
         run = mess.multi_exit(run, settings, loss(config.loss))
-    slimming = data_slimming(config.dance.data)
+    slimming = data_slimming.configured(**config.dance.data)
     if slimming:
         run = dance_data.slimmed(run, arch, slimming, q)
     run = dance.slimmed(run, arch, network_slimming(config.dance.network, slimming, q))
@@ -45,28 +42,8 @@ def methods(
     return run
 
 
-def data_slimming(section: ConfigDict) -> DataSlimming | None:
-    """The section `dance.data`; None where it is off.
-
-    Raises:
-        UserError: a value that cannot be, or settings without a measure.
-    """
-    if section.measure:
-        return DataSlimming(**section)
-    usual = defaults.get_config().dance.data
-    changed = [key for key, value in section.items() if value != usual[key]]
-    if changed:
-        raise UserError(
-            "dance.data",
-            got=", ".join(changed),
-            expected="a measure of complexity that they are about",
-            do="give --config.dance.data.measure=spatial_information",
-        )
-    return None
-
-
 def network_slimming(
-    section: ConfigDict, data: DataSlimming | None, q: Sequence[float] = ()
+    section: ConfigDict, data: data_slimming.DataSlimming | None, q: Sequence[float] = ()
 ) -> dance.Settings:
     """The section `dance.network`; with `tie` its share follows from how much the data are slimmed, where they are.
 
@@ -79,14 +56,6 @@ def network_slimming(
         return settings
     share = dance.coupled(settings.share, data.mean_square_ratio(q))
     return dance.Settings(**{**options, "share": share})
-
-
-def complexity(
-    split: datasets.Split, settings: DataSlimming
-) -> tuple[dance_scores.Scores, np.ndarray]:
-    """The scores of a split's images and their ranks, float64 [N]."""
-    found = dance_scores.scores(split, settings.measure)
-    return found, dance_scores.ranks(found.values, settings.rank, found.groups)
 
 
 def integer_settings(section: ConfigDict) -> integer.Settings:

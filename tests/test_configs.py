@@ -13,6 +13,7 @@ from tests.fakes import FakeSplit
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SLOW_TO_COMPILE = (
+    "dance_toy_street",
     "camvid_deeplabv3plus_effnetlite0",
     "camvid_deeplabv3plus_resnet18",
     "integer_camvid",

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import build, cli, sections
-from jaxseg.data import check, dance_report, datasets, stats
+from jaxseg import build, cli
+from jaxseg.data import check, dance, dance_report, datasets, stats
 from jaxseg.data.builders import camvid
-from jaxseg.data.dance import DataSlimming
-from jaxseg.data.dance_scores import MEASURES
+from jaxseg.data.dance_scores import MEASURES, ranked
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.inference import pictures
 
@@ -99,9 +98,9 @@ def _stats(config: ConfigDict, args: dict) -> None:
     split = build.open_split(config.data, args["split"])
     if args["complexity"]:
         config.dance.data.measure = args["complexity"]
-    settings = sections.data_slimming(config.dance.data)
+    settings = dance.configured(**config.dance.data)
     if settings and not settings.changes:
-        settings = DataSlimming(settings.measure, settings.rank)  # what it usually would do
+        settings = dance.DataSlimming(settings.measure, settings.rank)  # what it usually would do
     print(stats.render(stats.stats(split)))
     if settings:
         _complexity(split, settings, args)
@@ -109,8 +108,8 @@ def _stats(config: ConfigDict, args: dict) -> None:
         raise UserError("--output", got=args["output"], expected="--complexity with it")
 
 
-def _complexity(split: datasets.Split, settings: DataSlimming, args: dict) -> None:
-    found, q = sections.complexity(split, settings)
+def _complexity(split: datasets.Split, settings: dance.DataSlimming, args: dict) -> None:
+    found, q = ranked(split, settings.measure, settings.rank)
     print(dance_report.render(f"{split.spec.name} {split.name}", found, q, settings))
     if not args["output"]:
         return

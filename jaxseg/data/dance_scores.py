@@ -196,6 +196,14 @@ def scores(split: Examples, measure: str, *, on_progress: Tell | None = None) ->
     return Scores(values, groups)
 
 
+def ranked(
+    split: Examples, measure: str, kind: str, *, on_progress: Tell | None = None
+) -> tuple[Scores, np.ndarray]:
+    """The scores of a split's images, and their ranks among each other, float64 [N]; see `scores` and `ranks`."""
+    found = scores(split, measure, on_progress=on_progress)
+    return found, ranks(found.values, kind, found.groups)
+
+
 def _measure(split: Examples, measure: str, on_progress: Tell | None) -> np.ndarray:
     def one(i: int) -> float:
         example = split[i]

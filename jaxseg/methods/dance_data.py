@@ -1,13 +1,14 @@
 """After DANCE (2107.07706), the half about data, as a function on phases: their plans become `SlimPlan`s.
 
-What is done to images is in `data/dance.py`; here is only what of it belongs to a run.
+What is done to images is in `data/dance.py` and `data/dance_plan.py`; here is only what of it belongs to a run.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from jaxseg.arch import Arch
-from jaxseg.data.dance import DataSlimming, SlimPlan
+from jaxseg.data.dance import DataSlimming
+from jaxseg.data.dance_plan import SlimPlan
 from jaxseg.models import zoo
 from jaxseg.training.phases import Phase
 

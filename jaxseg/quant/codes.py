@@ -118,7 +118,9 @@ def convolution(
     if groups == x.shape[-1] > 1:
         # Every channel as often as it has kernels.
         times = kernel.shape[-1] // groups
-        x = jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(*x.shape[:3], kernel.shape[-1])
+        x = jnp.broadcast_to(x[..., None], (*x.shape, times)).reshape(
+            *x.shape[:3], kernel.shape[-1]
+        )
         return then(_depthwise(x, kernel, stride, dilation, pads))
     if groups > 1:
         # Grouped int8 convolutions give wrong values on GPUs (openxla/xla#49123).

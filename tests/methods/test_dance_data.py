@@ -9,7 +9,8 @@ import pytest
 from jaxseg import build, defaults
 from jaxseg.arch import train_macs
 from jaxseg.data import datasets
-from jaxseg.data.dance import DataSlimming, SlimPlan
+from jaxseg.data.dance import DataSlimming
+from jaxseg.data.dance_plan import SlimPlan
 from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.methods.dance_data import output_stride, slimmed
@@ -164,7 +165,7 @@ def test_the_section_of_the_config(config):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tau_drop": 0.2}, "dance.data: got tau_drop; expected a measure"),
+        ({"tau_drop": 0.2}, "dance.data.measure: got ''; expected the measure"),
         ({"measure": "jpg"}, "did you mean 'jpeg'"),
         ({"measure": "jpeg", "ratios": (0.5, 2.0)}, "dance.data.ratios"),
         ({"measure": "jpeg", "ratios": ("a",)}, "dance.data.ratios.*expected numbers"),
