@@ -26,8 +26,16 @@ from jaxseg.types import Array
 
 MULTI_SCALE, ALL = SCOPES = ("multi_scale", "all")
 
-MODULES = ("*/aspp_*", "*/pyramid_*", "*/dappm_*", "*/low_*", "*/context_*")
-"""Layers of modules that look at several scales, as '<block>/<layer>'."""
+MODULES = (
+    ("deeplabv3*", "aspp_*"),
+    ("mess_dlb", "aspp_*"),
+    ("psp", "bin_*"),
+    ("dappm", "*"),
+    ("context", "*"),
+    ("guided", "*"),
+    ("loop*", "scale_[1-9]*"),
+)
+"""Kinds of blocks and heads, and their layers, that look at several scales; globs."""
 
 FULL_DATA = 0.6042
 """Mean of the squared ratio under the default data slimming: there the coupling leaves the share as it is."""
@@ -86,12 +94,16 @@ def in_scope(arch: Arch, scope: str) -> tuple[Space, ...]:
         UserError: none.
     """
     channels = Channels(zoo.blocks(arch))
-    found = tuple(
-        space
-        for space in slimming.prunable(channels)
-        if (space[0] == "head" or space[0].startswith("block_"))
-        and (scope == ALL or any(fnmatchcase("/".join(space), glob) for glob in MODULES))
-    )
+    kinds = {block.name: block.kind for block in channels.blocks}
+
+    def meant(block: str, layer: str) -> bool:
+        if not (block == "head" or block.startswith("block_")):
+            return False
+        return scope == ALL or any(
+            fnmatchcase(kinds[block], kind) and fnmatchcase(layer, name) for kind, name in MODULES
+        )
+
+    found = tuple(space for space in slimming.prunable(channels) if meant(*space))
     if not found:
         raise UserError(
             "dance.network.scope",
