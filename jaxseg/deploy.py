@@ -145,6 +145,7 @@ def main(argv: Sequence[str]) -> None:
     origin = {**card.origin, "deployed": {**told, **expected, **runtime.provenance()}}
     output = Path(args["output"])
     save_model(output, small, parts, replace(card, evaluation=evaluation, origin=origin))
+    small, parts, _ = load_model(output)  # what is told is of what was written
     both = side_by_side(Timed(small, parts, way), Timed(*_final(arch, variables)), card, images)
     promised = path_cost((len(arch.exits),), 0, FINAL)
     record = {
@@ -217,6 +218,7 @@ def _write_int8(
     """Writes the folder, and tells what became of the answers, the bytes and the time."""
     origin = {**card.origin, "deployed": {**told, **runtime.provenance()}}
     save_model(output, *made, replace(card, origin=origin))
+    made = load_model(output)[:2]  # what is told is of what was written
     scores = {}
     for name, (arch, variables) in (("int8", made), ("trained", trained)):
         score = make_score(arch, card.mean, card.std)

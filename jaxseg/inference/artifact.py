@@ -76,6 +76,8 @@ def save_model(
                 expected=f"at most {largest}",
             )
     stored = arrays | {path: value.astype(dtype) for path, value in floating.items()}
+    # safetensors writes memory as it lies.
+    stored = {path: np.asarray(value, order="C") for path, value in stored.items()}
     folder = Path(folder)
     fresh, old = (_beside(folder, x, os.getpid()) for x in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)

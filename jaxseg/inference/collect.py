@@ -47,10 +47,10 @@ def make_head(
     A program per head: one of all of them takes minutes to compile.
     """
     module = zoo.module(arch)
+    limits = limits_for(arch.numbers, pixel, [0.0] * len(pixel)).pixel
 
     def answer(variables: Any, taps: dict[str, Array]) -> tuple[Array, Array]:
         logits = module.apply(variables, name, taps, method="score")
-        limits = limits_for(arch.numbers, pixel, [0.0] * len(pixel)).pixel
         sure = jnp.stack([image_confidence(logits, policy, p, arch.numbers) for p in limits])
         return labels_at(logits, size_px), sure / WHOLE if arch.numbers.in_codes else sure
 

@@ -123,3 +123,15 @@ def test_damage_is_one_line(folder, name, damage, says):
     with pytest.raises(UserError, match=says) as error:
         load_model(folder)
     assert "\n" not in str(error.value)
+
+
+def test_arrays_are_stored_as_they_read_whatever_their_memory(tmp_path):
+    """Of a broadcast or turned array, whose bytes lie in another order."""
+    arch = small_arch()
+    variables = jax.tree.map(np.asarray, zoo.init(arch, jax.random.PRNGKey(0)))
+    kernel = variables["params"]["head"]["conv"]["kernel"]
+    turned = np.asfortranarray(kernel)
+    variables["params"]["head"]["conv"]["kernel"] = turned
+    save_model(tmp_path / "m", arch, variables, CARD)
+    _, loaded, _ = load_model(tmp_path / "m")
+    np.testing.assert_array_equal(loaded["params"]["head"]["conv"]["kernel"], kernel)
