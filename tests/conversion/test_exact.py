@@ -71,7 +71,9 @@ def check_conversion(arch):
         for op in block.ops:
             if op.scores:
                 assert steps[block.name, op.name] == made.numbers.codes.score_step
-            assert len(np.unique(found[block.name, op.name])) > 1, (block.name, op.name)
+            # (But in windows wider than the map most cells are outside.)
+            alike = len(np.unique(found[block.name, op.name])) == 1
+            assert not alike or op.kind == flow.AVERAGE_POOL, (block.name, op.name)
     return made, whole, found
 
 
