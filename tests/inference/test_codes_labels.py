@@ -135,6 +135,8 @@ def test_thresholds_in_whole_numbers():
     assert {x.dtype for x in found} == {np.dtype(np.int32)}
     assert found.pixel.tolist() == [2**16, 2**15, 2**30]
     assert found.image.tolist() == [0, WHOLE, 2 * WHOLE]
+    rounded_up = limits_for(numbers(0.1), 0.5, (0.3, 1 / WHOLE)).image
+    assert rounded_up.tolist() == [2458, 1]  # 0.3 of 8192 are 2457.6: so many do not reach it
     floats = limits_for(NumbersArch(), 0.5, (0.25,))
     assert [float(x[0]) for x in floats] == [0.5, 0.25]
     # Where all but the best are too small to count, an image is wholly sure, and else not.
