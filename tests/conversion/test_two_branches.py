@@ -31,7 +31,9 @@ def seen(arch, variables, x):
     return zoo.module(arch).apply(variables, x, mutable=[SEEN])[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "bisenetv2" else n for n in NAMES]
+)
 def test_jax_equals_the_reference_operation_by_operation(name):
     arch = zoo.named(name, K, width=0.125)
     arch, variables = fold(arch, jax.tree.map(np.asarray, filled(arch)))
