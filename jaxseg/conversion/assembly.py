@@ -72,7 +72,7 @@ def _variables(
     reads = [steps[value] for value in values.reads(block, op)]
     if op.kind == flow.CONV:
         kernel, leaves = layer(block, block.layer(op.name), reads[0], steps[result])
-        per_channel = np.abs(kernel.astype(np.int64)).sum(axis=(-4, -3, -2)) * 127
+        per_channel = np.abs(kernel.astype(np.int64)).sum(axis=(-4, -3, -2)) * 128
         if per_channel.max(initial=0) > MOST_SUM:
             raise OverflowError(f"sums up to {per_channel.max():.3g}")
         return kernel, leaves

@@ -57,8 +57,9 @@ def with_steps(arch: Arch, variables: dict[str, Any], steps: Steps) -> tuple[Arc
         codes = np.rint(kernel / step[..., None, None, None, :])
         product = step * read * gain
         if spec.activation == "sigmoid":
-            made = scaling.affine(product / GATE_UNIT, offset / GATE_UNIT, GATE_SHIFT)
             thresholds = scaling.sigmoid_thresholds(GATE_UNIT)
+            steps = scaling.gate_steps(thresholds)
+            made = scaling.affine(product / GATE_UNIT, offset / GATE_UNIT, GATE_SHIFT, steps)
             return codes, affine_leaves(made) | {"thresholds": thresholds}
         made = scaling.affine(product / result, offset / result)
         return codes, affine_leaves(made) | bounds(spec, result)

@@ -62,7 +62,12 @@ def _layer(kernel: np.ndarray, leaves: Mapping[str, np.ndarray]) -> str:
 def _gate(leaves: Mapping[str, np.ndarray]) -> str:
     if leaves["shift"].max(initial=0) > GATE_SHIFT:
         return f"a shift above {GATE_SHIFT}"
-    return _thresholds(leaves)
+    if problem := _thresholds(leaves):
+        return problem
+    own = (leaves[name] for name in scaling.Affine._fields)
+    if not scaling.fits(*own, scaling.gate_steps(leaves["thresholds"])).all():
+        return "multiplier, offset and shift that leave no room for its thresholds"
+    return ""
 
 
 def _thresholds(leaves: Mapping[str, np.ndarray]) -> str:

@@ -63,8 +63,9 @@ def exact(arch: Arch, variables: dict[str, Any]) -> tuple[Arch, dict[str, Any]]:
         if spec.activation == "sigmoid":
             unit = min(product, _step(grids.biases))
             ratio, offset = np.broadcast_arrays(product / unit, bias / unit)
-            leaves = affine_leaves(scaling.exact_affine(ratio, offset))
-            leaves["thresholds"] = scaling.sigmoid_thresholds(unit)
+            thresholds = scaling.sigmoid_thresholds(unit)
+            made = scaling.exact_affine(ratio, offset, scaling.gate_steps(thresholds))
+            leaves = affine_leaves(made) | {"thresholds": thresholds}
         elif spec.norm:
             over = np.asarray(reciprocal(stats["norm"]["deviation"], arch.numbers.norm_eps, grids))
             over = over.astype(np.float64)

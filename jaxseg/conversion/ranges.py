@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg.arch import Arch
 from jaxseg.conversion.steps import GATE_STEP, THE_IMAGE, Value, Values, deployed_blocks
-from jaxseg.errors import unknown_name
+from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers.normalise import network_input
 from jaxseg.models import zoo
 from jaxseg.models.block import SEEN, results
@@ -83,6 +83,9 @@ def observe(
 
     Returns:
         Of every value but the image, whose range is known. Passes of a loop are one.
+
+    Raises:
+        UserError: a value that is no number, by the name of its operation.
     """
     module = zoo.module(arch)
     names = [(block.name, op.name) for block in deployed_blocks(arch) for op in block.ops]
@@ -108,6 +111,9 @@ def observe(
     most = np.zeros(len(names), np.float32)
     for image in batches():
         most = np.maximum(most, np.asarray(largest(variables, image)))
+    for (block, op), value in zip(names, most, strict=True):
+        if not np.isfinite(value):
+            raise UserError(f"values of {block}/{op}", got=value, expected="finite numbers")
     counts = np.zeros((len(names), BINS), np.int64)
     tops = [jnp.float32(x) for x in most]
     for image in batches():

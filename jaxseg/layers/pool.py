@@ -112,4 +112,5 @@ def halved(x: Array) -> Array:
 
 def global_average(x: Array) -> Array:
     """[B, H, W, C] -> [B, 1, 1, C]: mean over the map, added up in float32, same dtype as x."""
-    return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+    total = jnp.sum(x, axis=(1, 2), keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    return _over(total, np.int32(x.shape[1] * x.shape[2])).astype(x.dtype)

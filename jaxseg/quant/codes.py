@@ -71,7 +71,12 @@ def _row(v: Array, ndim: int) -> Array:
 
 
 def image_codes(image: Array, multiplier: Array, offset: Array, shift: int) -> Array:
-    """uint8 [B, H, W, 3] -> int8 codes of the normalised image, see `scaling.image_affine`."""
+    """uint8 [B, H, W, 3] -> int8 codes of the normalised image, see `scaling.image_affine`.
+
+    Of an image that was resized, and so has fractions, the nearest whole pixels.
+    """
+    if jnp.issubdtype(image.dtype, jnp.floating):
+        image = jnp.round(image)
     value = image.astype(I32) * _row(multiplier, 4) + _row(offset, 4)
     return jnp.clip(halved_to_even(value, shift), -127, 127).astype(jnp.int8)
 
@@ -308,11 +313,13 @@ def mean_of(total: Array, cells: np.ndarray | int, multiplier: Array, shift: Arr
         total: int32 [B, h, w, C], sums of codes. cells: how many they are of, one number or [1, h, w, 1].
     """
     cells = jnp.broadcast_to(jnp.asarray(cells, I32), total.shape)
-    total = total << AVERAGE_DIGITS
-    mean = lax.div(total, cells)
-    rest = total - mean * cells
-    mean = jnp.where(rest < 0, mean - 1, mean)  # div rounds to zero
-    mean = jnp.where(rest != 0, mean | 1, mean)
+    whole = lax.div(total, cells)
+    whole = jnp.where(total < whole * cells, whole - 1, whole)  # div rounds to zero
+    # Digits of what is left alone: 64 times the whole sum may leave 32 bits.
+    rest = (total - whole * cells) << AVERAGE_DIGITS
+    digits = lax.div(rest, cells)
+    mean = (whole << AVERAGE_DIGITS) + digits
+    mean = jnp.where(rest != digits * cells, mean | 1, mean)
     shift = shift.astype(I32) + AVERAGE_DIGITS
     rounded = halved_to_even(mean * multiplier.astype(I32), shift)
     return jnp.clip(rounded, -127, 127).astype(jnp.int8)

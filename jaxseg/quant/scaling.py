@@ -32,24 +32,32 @@ class Affine(NamedTuple):
     shift: np.ndarray
 
 
-def fits(multiplier: np.ndarray, offset: np.ndarray, shift: np.ndarray) -> np.ndarray:
+CODE_STEPS = 129
+"""How far sums must be told apart for codes: beyond, they are clipped."""
+
+
+def fits(
+    multiplier: np.ndarray, offset: np.ndarray, shift: np.ndarray, steps: int = CODE_STEPS
+) -> np.ndarray:
     """Whether 32 bits hold sum * multiplier + offset for every sum whose code is not clipped. Per channel.
 
     Sums are clipped first, to the power of two that keeps products below 2^30 (so they reach 2^29). That changes no
-    code: what is clipped is beyond 128 steps.
+    code: what is clipped is beyond `steps`.
     """
     m, c, s = (np.asarray(v, np.int64) for v in (multiplier, offset, shift))
     inside = (np.abs(m) < 2**MULTIPLIER_BITS) & (s >= 1) & (s <= MOST_SHIFT) & (np.abs(c) < 2**30)
     least = (2**30 >> np.frexp(np.abs(m))[1]) * np.abs(m)  # what a clipped sum still gives
-    return inside & ((m == 0) | (least - np.abs(c) >= (129 << np.clip(s, 0, MOST_SHIFT))))
+    return inside & ((m == 0) | (least - np.abs(c) >= (steps << np.clip(s, 0, MOST_SHIFT))))
 
 
-def affine(ratio: np.ndarray, offset: np.ndarray, most_shift: int = MOST_SHIFT) -> Affine:
+def affine(
+    ratio: np.ndarray, offset: np.ndarray, most_shift: int = MOST_SHIFT, steps: int = CODE_STEPS
+) -> Affine:
     """The finest whole numbers for code = ratio * sum + offset.
 
     Args:
         ratio: float64 [C], of either sign. offset: float64 [C], in steps of the code.
-        most_shift: 2^(30 - shift) steps are told apart; beyond, sums are clipped.
+        most_shift: of the result. steps: see `fits`.
 
     Raises:
         OverflowError: a ratio or an offset that no such numbers hold.
@@ -61,7 +69,7 @@ def affine(ratio: np.ndarray, offset: np.ndarray, most_shift: int = MOST_SHIFT) 
         m, c = np.rint(ratio * 2.0**shift), np.rint(offset * 2.0**shift)
         ok = ~done & (np.abs(m) < 2**MULTIPLIER_BITS) & (np.abs(c) < 2**30)
         m, c = (np.where(ok, v, 0).astype(np.int64) for v in (m, c))
-        ok &= fits(m, c, np.full(ratio.shape, shift))
+        ok &= fits(m, c, np.full(ratio.shape, shift), steps)
         found[:, ok] = np.stack([m, c, np.full_like(m, shift)])[:, ok]
         done |= ok
     if not done.all():
@@ -69,7 +77,7 @@ def affine(ratio: np.ndarray, offset: np.ndarray, most_shift: int = MOST_SHIFT) 
     return _stored(*found)
 
 
-def exact_affine(ratio: np.ndarray, offset: np.ndarray) -> Affine:
+def exact_affine(ratio: np.ndarray, offset: np.ndarray, steps: int = CODE_STEPS) -> Affine:
     """Whole numbers that are exactly code = ratio * sum + offset, both multiples of some 2^-k.
 
     Raises:
@@ -82,7 +90,7 @@ def exact_affine(ratio: np.ndarray, offset: np.ndarray) -> Affine:
         m, c = ratio * 2.0**shift, offset * 2.0**shift
         ok = ~done & (m == np.rint(m)) & (c == np.rint(c)) & (np.abs(c) < 2**30)
         m, c = (np.where(ok, v, 0).astype(np.int64) for v in (m, c))
-        ok &= fits(m, c, np.full(ratio.shape, shift))
+        ok &= fits(m, c, np.full(ratio.shape, shift), steps)
         found[:, ok] = np.stack([m, c, np.full_like(m, shift)])[:, ok]
         done |= ok
     if not done.all():
@@ -115,7 +123,8 @@ def image_affine(
     ratio, offset = 1 / (255 * std * step), -mean / (std * step)
     for shift in range(30, 0, -1):
         m, c = np.rint(ratio * 2.0**shift), np.rint(offset * 2.0**shift)
-        if m.max() < 2**WIDE_BITS and np.abs(c).max() < 2**30:
+        ends = np.abs([c, 255 * m + c]).max() + 2**shift
+        if m.max() < 2**WIDE_BITS and ends < 2**31:
             return m.astype(np.int32), c.astype(np.int32), shift
     raise OverflowError(f"mean {mean}, std {std}")
 
@@ -149,6 +158,11 @@ def exact_weights(n: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def exponentials(step: float) -> np.ndarray:
     """int32 [256]: exp(-step * d) of 2^15, for differences d of codes, 0 to 255."""
     return np.rint(np.exp(-step * np.arange(256)) * 2**CONFIDENCE_BITS).astype(np.int32)
+
+
+def gate_steps(thresholds: np.ndarray) -> int:
+    """How far sums must be told apart in front of a gate."""
+    return int(np.abs(thresholds.astype(np.int64)).max()) + 2
 
 
 def sigmoid_thresholds(step: float) -> np.ndarray:

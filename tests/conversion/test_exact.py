@@ -195,9 +195,7 @@ def both(operation, simulated, x, step=2.0**-5):
     "cells",
     [
         *(4, 12, 40),
-        pytest.param(
-            30, marks=pytest.mark.xfail(reason="XLA multiplies by 1/30: halves become more or less")
-        ),
+        30,
     ],
 )
 def test_means_over_any_number_of_cells(cells):

@@ -280,7 +280,6 @@ def test_averages_of_several_answers_are_over_what_codes_stand_for():
     np.testing.assert_allclose(chosen, mean.max(-1), atol=1e-5)
 
 
-@pytest.mark.xfail(reason="a scaled image has fractions, and they are cut off")
 def test_pixels_of_scaled_images_are_rounded():
     """Of what `Mode(scales=..)` hands to the network: 100.9 is nearer to 101 than to 100."""
     own = scaling.image_affine(MEAN, STD, 2.0**-7)
