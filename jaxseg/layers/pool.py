@@ -91,8 +91,11 @@ def average_pool(x: Array, window: int, stride: int) -> Array:
 
 
 def _over(total: Array, cells: np.ndarray) -> Array:
-    """Total / cells, rounded once: with a constant XLA would multiply by its reciprocal, and miss halves on a grid."""
-    return total / jax.lax.optimization_barrier(jnp.asarray(cells, total.dtype))
+    """Total / cells, rounded once: with a constant XLA would multiply by its reciprocal, and miss halves on a grid.
+
+    Barriers do not keep it from that; a divisor that depends on the sums does.
+    """
+    return total / jnp.where(total == total, jnp.asarray(cells, total.dtype), jnp.nan)
 
 
 def halved(x: Array) -> Array:
