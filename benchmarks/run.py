@@ -42,6 +42,8 @@ EXPERIMENTS = (
     "mess_ways",
     "mess_camvid",
     "scan_blocks",
+    "dance_settings",
+    "dance",
     "chaos",
     "soak",
 )

@@ -5,6 +5,7 @@ Below this file nothing knows what a config is; everything takes keyword argumen
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxseg import cli, defaults, ranges, runtime, sections
 from jaxseg.arch import Arch
 from jaxseg.data import dance, dance_report, dance_scores, datasets
+from jaxseg.data.dance_sizes import SizeRule
 from jaxseg.data.plan import EvalPlan, TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError, short, unknown_name
@@ -20,7 +22,7 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import integer
+from jaxseg.methods import dance_data, integer
 from jaxseg.models import zoo
 from jaxseg.models.networks import LOOP_OPTIONS
 from jaxseg.training import steps
@@ -55,9 +57,12 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         pretrained.values(arch, pretrained.find(config.model.pretrained))
     train_split = open_split(config.data, config.data.train_split)
     eval_split = open_split(config.data, config.eval.split)
-    q, notes = (), ()
+    q, notes, model_card = (), (), card(config, spec, name)
     if slimming := dance.configured(**config.dance.data):
         found, q = dance_scores.ranked(train_split, slimming.measure, slimming.rank)
+        q = slimming.dealt(q, config.seed)
+        rule = SizeRule.learnt(slimming, found.values, dance_data.output_stride(arch))
+        model_card = replace(model_card, sizes=rule.to_dict() if rule else {})
         notes = ("data slimming:", *dance_report.shares(found, q, slimming))
     return Plan(
         arch=arch,
@@ -66,7 +71,7 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         train_split=train_split,
         eval_split=eval_split,
         augment=augment(config.data),
-        card=card(config, spec, name),
+        card=model_card,
         config=cli.to_plain(config),
         seed=config.seed,
         every=Every(

@@ -167,11 +167,12 @@ def get_config() -> ConfigDict:
                     ),  # of sides, for images of low to high rank, such as (0.5, 0.75, 1.0)
                     "edges": (),  # of ranks between them, such as (1 / 3, 2 / 3)
                     "tau_drop": 0.0,  # images of lower rank may be dropped, such as 0.2; 0 = off
-                    "d_max": 0.5,  # probability of dropping an image of rank 0
-                    "deterministic": False,  # drop all images below tau_drop, always
+                    "drop_rule": "linear",  # falling from rank 0 to tau_drop | step: the same for all below it
+                    "d_max": 0.5,  # greatest probability of dropping an image
                     "w_min": 1.0,  # weight of the image that counts least, such as 0.5; 1 = off
                     "weight_sign": 1,  # 1: complex images count more | -1: simple ones
                     "warm_epochs": 0,  # first epochs of the run that are as usual
+                    "shuffled": False,  # a control: ranks are dealt out to images at random
                 },
                 "network": {  # channels go while it trains, see `methods/dance.py`
                     "share": 0.0,  # of the channels in scope that are gone at the end; 0 = off
@@ -198,7 +199,7 @@ def get_config() -> ConfigDict:
                 "flip": False,  # mean with the mirror image
                 "scales": (1.0,),  # mean over scaled images
                 "exits": {  # of a multi-exit network or a loop; the mode can be given as --mode
-                    "mode": "final",  # final | budgeted | anytime | input | deadline
+                    "mode": "final",  # final | budgeted | anytime | input | deadline | slim
                     "chosen": (),  # indices of exits, one behind a block; of itnet passes, from 1; () = all
                     "confidence": "top1",  # top1 | entropy
                     "measure": "pixels",  # of an image: share of confident pixels | mean confidence

@@ -27,6 +27,7 @@ from jaxseg.inference.evaluation import (
 )
 from jaxseg.inference.exits import NEVER
 from jaxseg.inference.itnet import Punctual, make_scores
+from jaxseg.inference.own_size import OwnSize
 from jaxseg.inference.predictor import Model, Score, labels_only, make_score, model_folder
 from jaxseg.inference.ways import (
     ANYTIME,
@@ -55,7 +56,7 @@ COMMAND = cli.Command(
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
         cli.Flag(
             "mode",
-            "of early exits: final, budgeted, anytime, input or deadline (see eval.exits)",
+            "final; of early exits budgeted, anytime, input or deadline (see eval.exits); slim: simple images smaller",
             default="",
             choices=("", *WAYS),
         ),
@@ -112,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
         "schema": 1,
         "split": args["split"],
         **scores,
-        **({"way": way.name, **exits} if answers_early(arch) else {}),
+        **({"way": way.name, **exits} if answers_early(arch) or one else {}),
         "mode": mode.record(),
         "void_rule": "pixels of void ground truth ignored; arg-max over the classes, never void",
         "data": {"name": config.data.name, "raw_split": split.name},
@@ -155,7 +156,7 @@ def _every_pass(
 
 
 def _routed(
-    one: InputDependent | Punctual,
+    one: InputDependent | Punctual | OwnSize,
     run: Callable[..., Tally],
     watch: Watch | None,
     num_classes: int,

@@ -23,7 +23,8 @@ COMMAND = cli.Command(
         cli.Flag("checkpoint", "which weights", default="last", choices=("last", "best")),
         cli.Flag(
             "mode",
-            "of early exits: final, budgeted, anytime (a folder per exit), input or deadline (see eval.exits)",
+            "final; of early exits budgeted, anytime (a folder per exit), input or deadline (see eval.exits); "
+            "slim: simple images smaller",
             default="",
             choices=("", *WAYS),
         ),
@@ -40,9 +41,9 @@ def main(argv: Sequence[str]) -> None:
     model = Model(arch, variables, card, build.answer_mode(config.eval))
     runtime.use_compilation_cache(build.cache_folder(config) / "xla")
     way = build.exit_way(config.eval, args["mode"])
-    print(f"answers: {model.mode}" + (f", {way.name}" if answers_early(arch) else ""))
-    output = Path(args["output"])
     one = routed(model, way)
+    print(f"answers: {model.mode}" + (f", {way.name}" if answers_early(arch) or one else ""))
+    output = Path(args["output"])
     models = {"": one} if one else parts(model, way)
     for name, each in models.items():
         done, failed = predict_folder(each, Path(args["input"]), output / name, say=print)

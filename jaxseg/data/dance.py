@@ -14,6 +14,8 @@ import numpy as np
 from jaxseg.data.dance_scores import MEASURES, RANKS, WITHIN_GROUP
 from jaxseg.errors import UserError, unknown_name
 
+LINEAR, STEP = DROP_RULES = ("linear", "step")
+
 
 @dataclass(frozen=True)
 class DataSlimming:
@@ -24,11 +26,14 @@ class DataSlimming:
     ratios:   R, ascending, of the sides of what is trained on to the full ones; (1.0,) = off.
     edges:    of q between the ratios, one fewer than these; an edge belongs to the greater ratio.
     tau_drop: images of q below it may be dropped; 0 = off.
-    d_max:    probability of dropping an image of q = 0; it falls linearly to 0 at `tau_drop`.
-    deterministic: all images of q below `tau_drop` are dropped, always.
+    drop_rule: 'linear': an image of q = 0 is dropped with probability `d_max`, which falls to 0 at `tau_drop`;
+              'step': every image of q below `tau_drop` is, and with tau_drop = 1 every image, so with d_max = 1 the
+              simple ones always are, and with tau_drop = 1 complexity does not matter.
+    d_max:    the greatest probability.
     w_min:    weight in the loss of the image that counts least, the greatest being 1, in (0, 1]; 1 = off.
     weight_sign: +1: complex images count more; -1: simple ones do. Which is the paper's is not known to us.
     warm_epochs: the run's first epochs, in which nothing is slimmed.
+    shuffled: a control: the ranks are dealt out to the images at random, see `dealt`.
     """
 
     measure: str = "spatial_information"
@@ -36,11 +41,12 @@ class DataSlimming:
     ratios: tuple[float, ...] = (0.5, 0.75, 1.0)
     edges: tuple[float, ...] = (1 / 3, 2 / 3)
     tau_drop: float = 0.2
+    drop_rule: str = LINEAR
     d_max: float = 0.5
-    deterministic: bool = False
     w_min: float = 0.5
     weight_sign: int = 1
     warm_epochs: int = 0
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -53,6 +59,8 @@ class DataSlimming:
         fits = len(edges) == len(ratios) - 1 and all(0 < e < 1 for e in edges) and _ascend(edges)
         _check("edges", edges, fits, f"{len(ratios) - 1} ascending numbers in (0, 1)")
         _check("tau_drop", self.tau_drop, 0 <= self.tau_drop <= 1, "a number in [0, 1]")
+        if self.drop_rule not in DROP_RULES:
+            raise unknown_name("dance.data.drop_rule", self.drop_rule, DROP_RULES)
         _check("d_max", self.d_max, 0 <= self.d_max <= 1, "a number in [0, 1]")
         _check("w_min", self.w_min, 0 < self.w_min <= 1, "a number in (0, 1]")
         _check("weight_sign", self.weight_sign, self.weight_sign in (1, -1), "1 or -1")
@@ -61,9 +69,7 @@ class DataSlimming:
     @property
     def sorts(self) -> bool:
         """Whether epochs differ from plain ones in what is seen or how large; weights alone change neither."""
-        return self.ratios != (1.0,) or (
-            self.tau_drop > 0 and (self.deterministic or self.d_max > 0)
-        )
+        return self.ratios != (1.0,) or (self.tau_drop > 0 and self.d_max > 0)
 
     @property
     def changes(self) -> bool:
@@ -79,8 +85,8 @@ class DataSlimming:
         q = np.asarray(q, np.float64)
         if not self.tau_drop:
             return np.zeros_like(q)
-        if self.deterministic:
-            return (q < self.tau_drop).astype(np.float64)
+        if self.drop_rule == STEP:
+            return self.d_max * ((q < self.tau_drop) | (self.tau_drop == 1))
         return self.d_max * np.maximum(0.0, (self.tau_drop - q) / self.tau_drop)
 
     def gain(self, q: np.ndarray) -> np.ndarray:
@@ -95,6 +101,10 @@ class DataSlimming:
         """
         gain = self.gain(q)
         return (gain / gain.mean(axis=-1, keepdims=True)).astype(np.float32)
+
+    def dealt(self, q: np.ndarray, seed: int) -> np.ndarray:
+        """The ranks of the images as they are used: q itself, or where `shuffled` a permutation of it."""
+        return np.random.default_rng(seed).permutation(q) if self.shuffled else q
 
     def mean_square_ratio(self, q: Sequence[float] = ()) -> float:
         """Mean of the squared ratio over images that are kept: what slimming the network is coupled to.

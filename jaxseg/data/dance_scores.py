@@ -98,7 +98,10 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "entropy": entropy,
     "jpeg": jpeg,
 }
-"""Name -> (image uint8 [H, W, 3], label uint8 [H, W]) -> complexity, 0 or more. Only `label_boundary` needs a label."""
+"""Name -> (image uint8 [H, W, 3], label uint8 [H, W]) -> complexity, 0 or more."""
+
+NEEDS_LABELS = ("label_boundary",)
+"""Those that cannot be had of an image alone."""
 
 
 # --- Ranks ---
@@ -139,15 +142,29 @@ def unseen(score: np.ndarray, training: np.ndarray, kind: str) -> np.ndarray:
         training: N complexities of the training set, in any order.
         kind: as for `ranks`.
     """
-    values, counts = np.unique(training, return_counts=True)
+    values, at = _distribution(training, kind)
     if len(values) == 1:
         return np.full(np.shape(score), MIDDLE)
-    if kind == MINMAX:
-        at = (values - values[0]) / (values[-1] - values[0])
-    else:
-        # Equal scores share the mean of the places that they take.
-        at = (np.cumsum(counts) - (counts + 1) / 2) / (counts.sum() - 1)
     return np.interp(score, values, at, left=0.0, right=1.0)
+
+
+def score_at(q: np.ndarray, training: np.ndarray, kind: str) -> np.ndarray:
+    """The inverse of `unseen`: the complexity from which on an image has at least the rank q, float64 of its shape."""
+    values, at = _distribution(training, kind)
+    if len(values) == 1:
+        return np.where(np.asarray(q) <= MIDDLE, -np.inf, np.inf)
+    return np.interp(q, at, values)
+
+
+def _distribution(training: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The different scores, rising, and their ranks."""
+    values, counts = np.unique(training, return_counts=True)
+    if len(values) == 1:
+        return values, np.array([MIDDLE])
+    if kind == MINMAX:
+        return values, (values - values[0]) / (values[-1] - values[0])
+    # Equal scores share the mean of the places that they take.
+    return values, (np.cumsum(counts) - (counts + 1) / 2) / (counts.sum() - 1)
 
 
 # --- Of a whole split ---

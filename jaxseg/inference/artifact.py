@@ -35,6 +35,7 @@ class Card:
     mean, std: of RGB scaled to [0, 1]; the network sees (image / 255 - mean) / std.
     data, evaluation: the config sections `data` and `eval` that it was trained with.
     origin: step, config name, seed, jaxseg and jax versions, commit, scores: for people and records.
+    sizes: how large an image of which complexity is answered in the mode 'slim', a `SizeRule` as JSON; {} = all alike.
     """
 
     class_names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Card:
     data: dict[str, Any]
     evaluation: dict[str, Any]
     origin: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
 
 
 def save_model(
@@ -209,6 +211,7 @@ def _card(record: dict[str, Any], num_classes: int, path: Path) -> Card:
         if not holds:
             raise UserError(f"{path} {key}", got=short(record[key]), expected=expected)
 
+    record = {"sizes": {}, **record}  # models of before there were such do not say it
     if missing := [key for key in Card.__dataclass_fields__ if key not in record]:
         raise UserError(f"{path} is not complete", got=f"no {', '.join(missing)}")
     names, colors, mean, std = (record[k] for k in ("class_names", "class_colors", "mean", "std"))
@@ -225,7 +228,7 @@ def _card(record: dict[str, Any], num_classes: int, path: Path) -> Card:
     )
     need("mean", _list_of(mean, 3, _is_small), "three numbers")
     need("std", _list_of(std, 3, lambda x: _is_small(x) and x > 0), "three numbers above 0")
-    for key in ("data", "evaluation", "origin"):
+    for key in ("data", "evaluation", "origin", "sizes"):
         need(key, type(record[key]) is dict, "a JSON object")
     return Card(
         class_names=tuple(names),
@@ -235,6 +238,7 @@ def _card(record: dict[str, Any], num_classes: int, path: Path) -> Card:
         data=record["data"],
         evaluation=record["evaluation"],
         origin=record["origin"],
+        sizes=record["sizes"],
     )
 
 

@@ -41,6 +41,16 @@ def make_predict(
     return jax.jit(lambda variables, image: labels_at(scores(variables, image), image.shape[1:3]))
 
 
+def make_resized(
+    arch: Arch, mean: Sequence[float], std: Sequence[float]
+) -> Callable[[Any, Array, tuple[int, int]], Array]:
+    """As `make_predict`, for images that were made smaller: (variables, image, (H, W)) -> label map uint8 [B, H, W]."""
+    coarse, _ = _scores(arch, mean, std, PLAIN)
+    return jax.jit(
+        lambda variables, image, size: labels_at(coarse(variables, image), size), static_argnums=2
+    )
+
+
 def make_score(
     arch: Arch, mean: Sequence[float], std: Sequence[float], mode: Mode = PLAIN
 ) -> Score:

@@ -1,7 +1,7 @@
-"""The ways to run one trained network that can answer early: what `--mode` chooses.
+"""The ways to run one trained network: what `--mode` chooses.
 
 Of networks with exits (MESS, 2106.03527, section 3.4) and of loops (after ItNet, 2101.08685): there passes
-stand for exits.
+stand for exits. Of any network whose training slimmed the data: smaller sizes for simple images (after DANCE).
 """
 
 import time
@@ -19,13 +19,14 @@ from jaxseg.inference import itnet, multi_exit
 from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import PLAIN
 from jaxseg.inference.exits import NEVER, Policy, Thresholds, limits_for
+from jaxseg.inference.own_size import OwnSize
 from jaxseg.inference.predictor import Model
 from jaxseg.models import mess
 from jaxseg.models.folding import fold
 from jaxseg.models.itnet import check_iterations, is_looped, num_iterations, with_iterations
 
-WAYS = ("final", "budgeted", "anytime", "input", "deadline")
-FINAL, BUDGETED, ANYTIME, INPUT, DEADLINE = WAYS
+WAYS = ("final", "budgeted", "anytime", "input", "deadline", "slim")
+FINAL, BUDGETED, ANYTIME, INPUT, DEADLINE, SLIM = WAYS
 
 
 def answers_early(arch: Arch) -> bool:
@@ -39,7 +40,8 @@ class Way:
 
     name:   'final' (the original network), 'budgeted' (the part up to the last chosen exit), 'anytime' (every chosen
             exit, then the final answer), 'input' (each image leaves at the first chosen exit that is sure of it),
-            'deadline' (as many passes as there is time for; loops only).
+            'deadline' (as many passes as there is time for; loops only), 'slim' (simple images at a smaller size, by any
+            network that was trained so; see `own_size`).
     chosen: indices of exits, in order, at most one behind a block; empty = all, where there is one behind each. Of a
             loop: passes, from 1; empty = all.
     policy: of 'input'. pixel, image: its thresholds, per chosen early exit; one may stand for all.
@@ -313,8 +315,11 @@ class AnyTime:
         return mess.costs(self.arch, size_px).paths(range(len(self.arch.exits) + 1))
 
 
-def routed(model: Model, way: Way) -> InputDependent | itnet.Punctual | None:
-    """Who decides image by image, for the ways 'input' and 'deadline'; None for the others, see `parts`."""
+def routed(model: Model, way: Way) -> InputDependent | itnet.Punctual | OwnSize | None:
+    """Who decides image by image, for the ways 'input', 'deadline' and 'slim'; None for the others, see `parts`."""
+    if way.name == SLIM:
+        arch, variables = replace(way, name=FINAL).network(model.arch, model.variables)
+        return OwnSize.of(replace(model, arch=arch, variables=variables))
     if way.name == INPUT:
         return InputDependent.of(model, way)
     if way.name == DEADLINE:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.arch import Arch
+from jaxseg.arch import Arch, count, to_json
 from jaxseg.errors import UserError
 from jaxseg.inference import pictures
+from jaxseg.models import zoo
 from jaxseg.objectives.metrics import scores as to_scores
 from jaxseg.training.curves import draw_curves
 from jaxseg.training.loop import Window
@@ -44,8 +45,16 @@ class Report:
     def phase(self, step: int, phase: Phase, arch: Arch) -> None:
         """A phase begins (or goes on after a resume)."""
         trained = ", ".join(phase.trainable)
-        self._terminal.say(f"phase {phase.name}: up to {phase.steps} steps, training {trained}")
-        self._write("phase", step, {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)})
+        cost = count(zoo.blocks(arch), *phase.plan.size_px)
+        self._terminal.say(
+            f"phase {phase.name}: up to {phase.steps} steps, training {trained}; "
+            f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.0f} M MACs"
+        )
+        told = {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)}
+        told |= {"params": cost.params, "macs": cost.macs, "size_px": list(phase.plan.size_px)}
+        if phase.on_enter:  # it may have become another network
+            told["arch"] = json.loads(to_json(arch))
+        self._write("phase", step, told)
 
     def train(self, step: int, window: Window) -> None:
         """One log line; updates that were skipped are told apart and are in none of its means."""

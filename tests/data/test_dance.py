@@ -29,15 +29,19 @@ def test_golden_values_of_the_maps():
     assert USUAL.cost_frac(q) == pytest.approx(0.591667, abs=1e-6)
     assert (keep * ratio**2).sum() / keep.sum() == pytest.approx(0.622807, abs=1e-6)
     assert replace(USUAL, tau_drop=0).cost_frac(q) == pytest.approx(0.604167, abs=1e-6)
-    sure = replace(USUAL, deterministic=True)
+    sure = replace(USUAL, drop_rule="step", d_max=1.0)
     assert sure.drop([0, 0.19, 0.2, 1]).tolist() == [1, 1, 0, 0]
+    # The control: every image with the same probability, the most complex one too.
+    assert replace(sure, d_max=0.4, tau_drop=1.0).drop([0, 0.5, 1]).tolist() == [0.4] * 3
     assert replace(USUAL, weight_sign=-1).gain([0, 0.5, 1]).tolist() == [1, 0.75, 0.5]
     assert OFF.drop(q).max() == 0 and set(OFF.ratio(q)) == {1} and set(OFF.gain(q)) == {1}
     assert USUAL.sorts and USUAL.changes and not OFF.sorts and not OFF.changes
     assert not replace(OFF, w_min=0.5).sorts and replace(OFF, w_min=0.5).changes
 
 
-@pytest.mark.parametrize("settings", [USUAL, replace(USUAL, deterministic=True, tau_drop=0.4)])
+@pytest.mark.parametrize(
+    "settings", [USUAL, replace(USUAL, drop_rule="step", d_max=1.0, tau_drop=0.4)]
+)
 def test_the_maps_are_monotone_and_weights_have_mean_one(settings):
     """T2."""
     q = np.sort(np.random.default_rng(0).random(999))

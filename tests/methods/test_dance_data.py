@@ -169,9 +169,16 @@ def test_the_section_of_the_config(config):
         ({"measure": "jpg"}, "did you mean 'jpeg'"),
         ({"measure": "jpeg", "ratios": (0.5, 2.0)}, "dance.data.ratios"),
         ({"measure": "jpeg", "ratios": ("a",)}, "dance.data.ratios.*expected numbers"),
+        ({"measure": "jpeg", "drop_rule": "stepp"}, "did you mean 'step'"),
         ({"measure": "jpeg", "ratios": (0.05, 1.0), "edges": (0.5,)}, "output stride of"),
         (
-            {"measure": "jpeg", "rank": "minmax", "tau_drop": 1.0, "deterministic": True},
+            {
+                "measure": "jpeg",
+                "rank": "minmax",
+                "tau_drop": 0.99,
+                "drop_rule": "step",
+                "d_max": 1.0,
+            },
             None,  # the greatest rank is 1 and stays
         ),
     ],
