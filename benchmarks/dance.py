@@ -34,7 +34,7 @@ from jaxseg.training.report import read_log
 CLAIM = (
     "After DANCE, toy_street, from scratch, quarter-width DeepLabV3+ on ResNet-18 and quarter-width BiSeNetV2: test "
     "mIoU, training MACs and inference MACs of plain training; of data and network slimmed together over as many "
-    "epochs; and, at the same training MACs, of uniform down-sampling, random dropping, complexity dealt out at random, "
+    "epochs; and, at the same training MACs, of uniform down-sampling, random dropping, complexity dealt at random, "
     "data alone, network alone, one after the other, and the weight's sign reversed."
 )
 SEEDS = (0, 1, 2)

@@ -23,8 +23,9 @@ WIDE = "dance.network.scope=all"
 
 
 def slimmed(share: float, done: float, *changes: str) -> tuple[str, ...]:
-    """So much of the network gone so early; uncoupled, to tell the settings apart."""
+    """So much of the network gone so early, in two events; uncoupled, to tell the settings apart."""
     network = (f"dance.network.share={share}", f"dance.network.done={done}")
+    network += ("dance.network.events=2",)
     return (*network, "dance.network.tie=False", *changes)
 
 
@@ -32,8 +33,6 @@ SETTINGS = {
     "full": (*dance.PLAIN_DATA, *dance.PLAIN_NETWORK),
     "multi_scale_50": slimmed(0.5, 0.5, *USUAL, "dance.network.scope=multi_scale"),
     "usual_20": slimmed(0.2, 0.5, *USUAL, WIDE),
-    "usual_30": slimmed(0.3, 0.5, *USUAL, WIDE),
-    "usual_30_early": slimmed(0.3, 0.2, *USUAL, WIDE),
     "mild_30_early": slimmed(0.3, 0.2, *MILD, WIDE),
     "mild_40_early": slimmed(0.4, 0.2, *MILD, WIDE),
     "mild_30_even": slimmed(0.3, 0.2, *MILD, WIDE, *dance.ALL_COUNT),

@@ -180,6 +180,10 @@ def get_config() -> ConfigDict:
                     "done": 0.5,  # fraction of the phase after which the last has gone
                     "scope": "multi_scale",  # multi_scale: ASPP and its like | all
                     "l1": 0.0,  # weight of the sum of absolute scales in the loss, such as 1e-4; 0 = off
+                    # 0 = at even times | such as 0.1: as soon as so small a share of what would go changed for
+                    # 5 looks, and at `done` at the latest
+                    "stable": 0.0,
+                    "look_every": 0,  # steps from one look to the next; 0 = an epoch
                     "tie": True,  # the share follows from how much the data are slimmed, where they are
                 },
             },

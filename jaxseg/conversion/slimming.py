@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import Arch, BlockArch, BlockSpec, HeadArch, LayerSpec
@@ -38,10 +39,18 @@ def importance(
     Raises:
         UserError: a space none of whose layers has a norm.
     """
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), dict(params))
+    return mean_scales(channels, wide, spaces, xp=np)
+
+
+def mean_scales(
+    channels: Channels, params: Mapping[str, Any], spaces: Sequence[Space], xp: Any = jnp
+) -> dict[Space, Any]:
+    """As `importance`, by the operations of `xp`: inside of a step those of JAX, in the parameters' own dtype."""
     found = {}
     for space in spaces:
         scales = [
-            np.abs(np.asarray(params[block.name][layer.name]["norm"]["scale"], np.float64))
+            xp.abs(params[block.name][layer.name]["norm"]["scale"])
             for block, layer in channels.layers(space)
             if layer.norm and block.name in params
         ]
@@ -49,7 +58,8 @@ def importance(
             raise UserError(
                 "/".join(space), expected="a layer with a norm, by which channels are judged"
             )
-        found[space] = np.mean([s.reshape(-1, s.shape[-1]).mean(axis=0) for s in scales], axis=0)
+        each = [s.reshape(-1, s.shape[-1]).mean(axis=0) for s in scales]
+        found[space] = sum(each[1:], each[0]) / len(each)
     return found
 
 

@@ -40,8 +40,8 @@ class Way:
 
     name:   'final' (the original network), 'budgeted' (the part up to the last chosen exit), 'anytime' (every chosen
             exit, then the final answer), 'input' (each image leaves at the first chosen exit that is sure of it),
-            'deadline' (as many passes as there is time for; loops only), 'slim' (simple images at a smaller size, by any
-            network that was trained so; see `own_size`).
+            'deadline' (as many passes as there is time for; loops only), 'slim' (simple images at a smaller size, of
+            any network that was trained so; see `own_size`).
     chosen: indices of exits, in order, at most one behind a block; empty = all, where there is one behind each. Of a
             loop: passes, from 1; empty = all.
     policy: of 'input'. pixel, image: its thresholds, per chosen early exit; one may stand for all.

@@ -19,6 +19,7 @@ from jaxseg.arch import Arch
 from jaxseg.conversion import slimming
 from jaxseg.conversion.channels import Channels, Space
 from jaxseg.errors import UserError, unknown_name
+from jaxseg.methods import early_bird
 from jaxseg.models import zoo
 from jaxseg.training.phases import Phase
 from jaxseg.training.state import TrainState
@@ -53,6 +54,9 @@ class Settings:
     done:   fraction of the phase after which the last has gone.
     scope:  'multi_scale': those of modules that look at several scales; 'all': wherever a norm judges channels.
     l1:     weight of the sum of absolute scales in the loss, in scope; 0 = none.
+    stable: 0: events come at fixed times, evenly spread. Else an event comes as soon as what would go by it has hardly
+            changed (see `early_bird`), by at most this share; those that have not come by then come at `done`.
+    look_every: steps from one look to the next; 0 = an epoch.
     """
 
     share: float = 0.0
@@ -60,16 +64,24 @@ class Settings:
     done: float = 0.5
     scope: str = MULTI_SCALE
     l1: float = 0.0
+    stable: float = 0.0
+    look_every: int = 0
 
     def __post_init__(self):
         if not 0 <= self.share < 1:
             raise UserError("dance.network.share", got=self.share, expected="a number in [0, 1)")
         if not 1 <= self.events <= 100:
             raise UserError("dance.network.events", got=self.events, expected="1 to 100")
-        if not 0 < self.done <= 1:
-            raise UserError("dance.network.done", got=self.done, expected="a number in (0, 1]")
+        if not 0 < self.done < 1:
+            raise UserError(
+                "dance.network.done", got=self.done, expected="a number in (0, 1): training goes on"
+            )
         if not 0 <= self.l1 < math.inf:
             raise UserError("dance.network.l1", got=self.l1, expected="0 or more")
+        if not 0 <= self.stable < 1:
+            raise UserError("dance.network.stable", got=self.stable, expected="a number in [0, 1)")
+        if self.look_every < 0:
+            raise UserError("dance.network.look_every", got=self.look_every, expected="0 or more")
         if self.scope not in SCOPES:
             raise unknown_name("dance.network.scope", self.scope, SCOPES)
 
@@ -161,23 +173,30 @@ def _pieces(
         )
     channels = Channels(zoo.blocks(arch))
     total = sum(map(channels.size, spaces))
-    made = []
-    for i, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
-        piece = replace(
-            phase, steps=last - first, first=phase.first + first, span=phase.schedule_steps
-        )
-        if i:
-            share = settings.share * min(i, settings.events) / settings.events
-            piece = replace(
-                piece,
-                name=f"{phase.name}_slim_{i}",
-                on_enter=functools.partial(
-                    remove, spaces=spaces, left=total - math.floor(share * total)
-                ),
+    left = [
+        total - math.floor(settings.share * k / settings.events * total)
+        for k in range(settings.events + 1)
+    ]
+    pieces = [replace(phase, steps=edges[1], span=phase.schedule_steps)]
+    for k in range(1, len(edges) - 1):
+        event = functools.partial(remove, spaces=spaces, left=left[k])
+        pieces.append(
+            replace(
+                pieces[0],
+                name=f"{phase.name}_slim_{k}",
+                steps=edges[k + 1],
+                on_enter=event,
+                goes_on=True,
                 fresh_optimiser=False,
             )
-        made.append(piece)
-    return tuple(made)
+        )
+    if settings.stable:
+        every = settings.look_every or phase.plan.steps_per_epoch
+        waiting = [replace(piece, steps=ends[-1]) for piece in pieces[:-1]]
+        pieces = early_bird.gated(
+            (*waiting, pieces[-1]), spaces, left[1:], settings.stable, every=every
+        )
+    return tuple(pieces)
 
 
 def remove(

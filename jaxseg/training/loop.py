@@ -4,6 +4,7 @@ Evaluation, saving and reporting are handed in as callables, so this file reads 
 """
 
 import collections
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -115,13 +116,14 @@ def fit(
         return found
 
     due = every.evaluate and journal.step and journal.step % every.evaluate == 0
-    if due and journal.phase_step and not scored:
+    if due and journal.entered and not scored:
         scores = score(journal.arch, parallel.put_state(state))
         save(state, journal, scores)
     while journal.phase < len(phases) and not (max_steps and journal.step >= max_steps):
         phase = phases[journal.phase]
-        if journal.phase_step == 0:
+        if not journal.entered:
             journal.arch, state = enter(phase, journal.arch, state)
+            journal.entered = True
             journal.describe_extra(state.extra)
         arch = journal.arch
         state = parallel.put_state(state)
@@ -132,7 +134,10 @@ def fit(
         if max_steps:
             last = min(last, journal.phase_step + max_steps - journal.step)
         clock = _Clock(phase.plan.batch_size, _Skipped(patience, names))
-        with open_stream(phase, journal.phase_step, last) as stream:
+        # A piece of a stretch may have nothing left to do.
+        empty = journal.phase_step >= last
+        opened = contextlib.nullcontext() if empty else open_stream(phase, journal.phase_step, last)
+        with opened as stream:
             while journal.phase_step < last and not phase.is_over(state, journal.phase_step):
                 with clock.waiting():
                     batch = next(stream)
@@ -164,13 +169,13 @@ def fit(
             clock.flush(journal, reporter)
         if phase.is_over(state, journal.phase_step):
             why = "steps" if journal.phase_step >= phase.steps else "until"
-            journal.evidence.append(
-                {"phase": phase.name, "steps": journal.phase_step, "ended_by": why}
-            )
-            if journal.phase + 1 < len(phases):
-                journal.phase, journal.phase_step = journal.phase + 1, 0
-            else:
+            steps = journal.step - sum(ended["steps"] for ended in journal.evidence)
+            journal.evidence.append({"phase": phase.name, "steps": steps, "ended_by": why})
+            if journal.phase + 1 == len(phases):
                 break
+            journal.phase, journal.entered = journal.phase + 1, False
+            if not phases[journal.phase].goes_on:
+                journal.phase_step = 0
     if scores is None:
         scores = score(journal.arch, state)
         save(state, journal, scores)

@@ -5,7 +5,7 @@ the architecture and the state change on entering it. A method is a pure functio
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +34,9 @@ class Phase:
     on_enter:    pure (arch, state) -> (arch, state); may change the shapes of everything.
     until:       pure state -> bool, asked every `until_every` steps; True ends the phase early.
     fresh_optimiser: start with a new optimiser state. False keeps what `on_enter` returned.
-    first, span: of a phase that goes on where another ended: steps of the stretch before it, and length of the whole
-                 stretch; batches and learning rates are those of one phase. 0, 0 = a stretch of its own.
+    goes_on:     it is a piece of the same stretch as the phase before it: updates are counted on, so batches, learning
+                 rates and `steps` are those of one phase, however long the pieces before it were.
+    span:        length of the whole stretch, of which every piece must know; 0 = this phase is one.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Phase:
     until: Callable[[Any], bool] | None = None
     until_every: int = 1
     fresh_optimiser: bool = True
-    first: int = 0
+    goes_on: bool = False
     span: int = 0
 
     def __post_init__(self):
@@ -62,7 +63,7 @@ class Phase:
         return self.span or self.steps
 
     def is_over(self, state: Any, phase_step: int) -> bool:
-        """Whether the phase has ended after `phase_step` of its steps; a function of the state alone,
+        """Whether the phase has ended at update `phase_step` of its stretch; a function of the state alone,
         so that a resumed run decides as the first one did.
         """
         if phase_step >= self.steps:
@@ -71,13 +72,20 @@ class Phase:
         return asked and bool(self.until(state))
 
 
+def total_steps(phases: Sequence[Phase]) -> int:
+    """Updates of a whole run at the most."""
+    pieces = zip(phases, [*phases[1:], None], strict=True)
+    return sum(phase.steps for phase, after in pieces if not (after and after.goes_on))
+
+
 @dataclass
 class Journal:
     """What a checkpoint says of itself in JSON; read first, since the restore template follows from it.
 
     step:       updates done in the run.
     phase:      index of the phase in progress.
-    phase_step: updates done in it.
+    phase_step: updates done in it, and in those that it goes on from.
+    entered:    whether what happens at its start has happened.
     arch:       the architecture in force.
     train_macs: MACs spent so far (see `arch.train_macs` for the convention).
     evidence:   one record per ended phase: name, steps, why it ended.
@@ -91,6 +99,7 @@ class Journal:
     train_macs: int = 0
     evidence: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    entered: bool = False
     schema: int = 1
 
     def describe_extra(self, extra: dict[str, Any]) -> None:
@@ -126,4 +135,6 @@ class Journal:
         """
         if record.get("schema") != 1:
             raise UserError("checkpoint journal schema", got=record.get("schema"), expected=1)
+        # Journals of before phases went on from another do not say it.
+        record = {"entered": record.get("phase_step", 0) > 0, **record}
         return cls(**{**record, "arch": from_json(json.dumps(record["arch"]))})

@@ -26,7 +26,7 @@ from jaxseg.training.evaluator import Evaluator
 from jaxseg.training.interrupt import Interrupts
 from jaxseg.training.keeper import Keeper
 from jaxseg.training.loop import fit, is_finished
-from jaxseg.training.phases import Journal, Phase
+from jaxseg.training.phases import Journal, Phase, total_steps
 from jaxseg.training.plan import Plan
 from jaxseg.training.report import Silence
 from jaxseg.training.state import TrainState
@@ -79,7 +79,7 @@ def _train(
     workdir: Workdir | None, plan: Plan, interrupts: Interrupts, start_s: float
 ) -> dict[str, Any]:
     """`workdir` is None in all processes but the first, which do not touch the folder."""
-    total = sum(phase.steps for phase in plan.phases)
+    total = total_steps(plan.phases)
     terminal = Terminal(min(total, plan.max_steps or total), quiet=workdir is None)
     keeper = Keeper(workdir, plan, start_s) if workdir else None
     state, journal = _start_or_resume(keeper, plan, terminal)
@@ -101,8 +101,8 @@ def _train(
             phase.plan,
             plan.augment,
             seed=phase.plan.seed,
-            start=phase.first + first,
-            stop=phase.first + last,
+            start=first,
+            stop=last,
             num_workers=plan.num_workers,
             prefetch=plan.prefetch,
             process_index=jax.process_index(),
@@ -152,7 +152,7 @@ def _start_or_resume(
 
     def template(journal: Journal) -> TrainState:
         # A run that was cut between two phases has not entered the second one yet.
-        before = journal.phase > 0 and journal.phase_step == 0
+        before = journal.phase > 0 and not journal.entered
         phase = plan.phases[journal.phase - before]
         made = jax.eval_shape(lambda: states.create(journal.arch, phase, plan.seed, ema=plan.ema))
         return made.replace(extra=journal.extra_template())

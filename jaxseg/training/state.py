@@ -23,7 +23,7 @@ class TrainState:
     """A pytree of arrays; never carries a device axis.
 
     step:        int32 scalar, updates done in the whole run.
-    phase_step:  int32 scalar, updates done in the current phase (what schedules look at).
+    phase_step:  int32 scalar, updates done in the current stretch of phases (what schedules look at).
     params:      float32 tree, one top-level entry per block, head or exit.
     batch_stats: float32 tree of running means and variances, same top-level names.
     opt_state:   optax state over the trained parameters of the current phase only.
@@ -91,7 +91,8 @@ def enter(phase: Phase, arch: Arch, state: TrainState) -> tuple[Arch, TrainState
     """
     if phase.on_enter is not None:
         arch, state = phase.on_enter(arch, state)
-    state = state.replace(phase_step=jnp.zeros((), jnp.int32))
+    if not phase.goes_on:
+        state = state.replace(phase_step=jnp.zeros((), jnp.int32))
     if phase.fresh_optimiser:
         state = state.replace(opt_state=fresh_optimiser(phase, state.params))
     return arch, state

@@ -117,7 +117,7 @@ def supervised(
         return value, (totals, sums, stats)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        phase_step = state.phase_step + phase.first if phase.first else state.phase_step
+        phase_step = state.phase_step
         key = jax.random.fold_in(state.key, state.step)
         update_key = jax.random.fold_in(key, UPDATE)  # the same on all devices
         if axis_name:

@@ -15,6 +15,7 @@ from jaxseg.methods import dance
 from jaxseg.models import zoo
 from jaxseg.training import run
 from jaxseg.training import state as states
+from jaxseg.training.phases import total_steps
 from tests.fakes import NUM_CLASSES, small_arch
 from tests.training.test_run import phase, plan, run_in_pieces
 
@@ -36,8 +37,9 @@ def slimmed_plan(settings, arch=None, steps=8):
 
 def test_pieces_are_one_phase_cut():
     pieces = dance.slimmed([phase("main", 100)], small_arch(), ALL(share=0.5))
-    assert [p.first for p in pieces] == [0, 10, 20, 30, 40, 50]
-    assert sum(p.steps for p in pieces) == 100 and {p.schedule_steps for p in pieces} == {100}
+    assert [p.steps for p in pieces] == [10, 20, 30, 40, 50, 100]
+    assert total_steps(pieces) == 100 and {p.schedule_steps for p in pieces} == {100}
+    assert [p.goes_on for p in pieces] == [False] + [True] * 5
     assert pieces[0].on_enter is None and not any(p.fresh_optimiser for p in pieces[1:])
     total = sum(map(Channels(zoo.blocks(small_arch())).size, dance.in_scope(small_arch(), "all")))
     left = [p.on_enter.keywords["left"] for p in pieces[1:]]
@@ -113,7 +115,17 @@ def test_scales_are_drawn_to_zero():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"share": 1.0}, {"share": -0.1}, {"events": 0}, {"done": 0.0}, {"l1": -1.0}, {"scope": "x"}],
+    [
+        {"share": 1.0},
+        {"share": -0.1},
+        {"events": 0},
+        {"done": 0.0},
+        {"done": 1.0},
+        {"stable": 1.0},
+        {"look_every": -1},
+        {"l1": -1.0},
+        {"scope": "x"},
+    ],
 )
 def test_mistakes_are_one_line(changes):
     with pytest.raises(UserError) as error:
