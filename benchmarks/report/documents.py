@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "integer_step": ("integer_step", integer.steps),
     "int8_accuracy": ("int8_accuracy", int8.accuracy),
     "int8_camvid": ("int8_accuracy", int8.camvid),
+    "int8_drives": ("int8_accuracy", int8.drives),
     "int8_speed": ("int8_speed", int8.speed),
     "torch_peer": ("torch_peer", speed.torch_peer),
     "int8_litert": ("int8_litert", speed.int8_litert),

@@ -51,6 +51,25 @@ def camvid(record: Record) -> str:
     return table(["CamVid, val mIoU, %", *names.values()], [["EfficientNet-Lite0", *cells]])
 
 
+DRIVES = {
+    "drives_calibrated": "floats (AdamW, 450 steps), then int8, calibrated (`mse`)",
+    "drives_fine_tuned": "those floats, 100 steps more as `integer_only`, then int8 exactly",
+    "drives_integer_only": "`integer_only` from scratch, 450 steps, then int8 exactly",
+}
+
+
+def drives(record: Record) -> str:
+    """Ways to int8 on a drive that no run has seen: mIoU of int8 and of what it was made of, bytes, training time."""
+    rows = []
+    for arm, name in DRIVES.items():
+        (row,) = (r for r in rows_of(record, arm) if "bytes" in r)
+        size = f"{row['bytes'] / row['trained_bytes']:.3f}"
+        scores = [f"{100 * row[key]:.2f}" for key in ("trained_test_miou", "test_miou")]
+        rows.append([name, *scores, size, f"{row['train_wall_s'] / 60:.1f}"])
+    head = ["camvid_drives, test mIoU, %", "before", "int8", "bytes / float32", "training, min"]
+    return table(head, rows)
+
+
 def speed(record: Record) -> str:
     """Network and size, milliseconds by numbers, how much quicker, floor and aim."""
     rows = []
