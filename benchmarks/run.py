@@ -44,6 +44,7 @@ EXPERIMENTS = (
     "scan_blocks",
     "dance_settings",
     "dance",
+    "dance_time",
     "chaos",
     "soak",
 )
