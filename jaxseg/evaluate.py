@@ -18,6 +18,7 @@ from jaxseg.inference.augmented import PLAIN
 from jaxseg.inference.confusion import draw_confusion, write_confusion
 from jaxseg.inference.evaluation import (
     ByExit,
+    ByGroup,
     Tally,
     Watch,
     evaluate,
@@ -86,7 +87,9 @@ def main(argv: Sequence[str]) -> None:
         with eval_stream(split, plan, num_workers=config.data.num_workers) as batches:
             return evaluate(score, variables, batches, arch.num_classes, watch=watch)
 
-    watch = watch_boundaries(boundaries) if boundaries else None
+    names = [split.spec.group(name) for name in split.names]
+    groups = ByGroup(names, arch.num_classes) if len(set(names)) > 1 else None
+    watch = watched(watch_boundaries(boundaries) if boundaries else None, groups)
     size_px = tuple(map(int, split.sizes_px[0]))
     if one:
         tally, exits = _routed(one, run, watch, arch.num_classes, size_px)
@@ -107,6 +110,8 @@ def main(argv: Sequence[str]) -> None:
     scores["per_class_iou"] = scores.pop("iou")
     if boundaries:
         scores |= boundaries.scores()
+    if groups:
+        scores["by_group"] = groups.scores()
     for key in scores.keys() & {"per_class_iou", "per_class_boundary_f1"}:
         scores[key] = dict(zip(card.class_names, scores[key], strict=True))
     record = {
@@ -210,11 +215,13 @@ def _table(record: dict) -> str:
         ):
             row.append(value)
     rows += [["mean class accuracy", record["macc"]], ["pixel accuracy", record["aacc"]]]
-    wide = max(len(name) for name, *_ in rows)
+    for group, row in record.get("by_group", {}).items():
+        rows.append([f"{group} (mIoU)", row["miou"]])
     for row in record.get("exits", ()):
         left = row["frac_taken"] is not None
         what, value = ("images", row["frac_taken"]) if left else ("mIoU", row["miou"])
         rows.append([f"{row['name']} ({what})", value])
+    wide = max(len(name) for name, *_ in rows)
     return "\n".join(
         [
             f"{record['data']['name']} {record['split']}, {record['num_images']} images, in percent",

@@ -23,7 +23,7 @@ FLOORS = (
     ("jaxseg.conversion",),
     ("jaxseg.inference",),
     ("jaxseg.weights",),
-    ("jaxseg.runtime", "jaxseg.processes"),
+    ("jaxseg.energy", "jaxseg.runtime", "jaxseg.processes"),
     ("jaxseg.training",),
     ("jaxseg.methods",),
     ("jaxseg.defaults",),

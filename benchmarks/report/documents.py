@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import faults, int8, integer, itnet, mess, speed
+from benchmarks.report import dance, faults, int8, integer, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
 NAMES = (
     "README.md",
     "docs/reliability.md",
+    "docs/methods/dance.md",
     "docs/methods/mess.md",
     "docs/methods/itnet.md",
     "docs/methods/integer.md",
@@ -36,6 +37,11 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "int8_camvid": ("int8_accuracy", int8.camvid),
     "int8_drives": ("int8_accuracy", int8.drives),
     "int8_speed": ("int8_speed", int8.speed),
+    "dance": ("dance", dance.arms),
+    "dance_groups": ("dance", dance.groups),
+    "dance_claims": ("dance", dance.claims),
+    "dance_times": ("dance_time", dance.times),
+    "dance_settings": ("dance_settings", dance.settings),
     "torch_peer": ("torch_peer", speed.torch_peer),
     "int8_litert": ("int8_litert", speed.int8_litert),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
@@ -46,6 +52,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
 PICTURES: dict[str, tuple[str, Callable[[Record, Path], None]]] = {
     "mess.png": ("mess", mess.draw),
     "itnet.png": ("itnet", itnet.draw),
+    "dance.png": ("dance", dance.draw),
     "integer.png": ("integer", integer.draw),
 }
 """Name under docs/images/ -> (record, what draws it)."""

@@ -1,6 +1,7 @@
 """Scores of a network over a split. Memory does not grow with the number of images."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,35 @@ class ByExit:
     def mious(self) -> list[float | None]:
         """Of each exit on the images that it answered; None where there were none."""
         return [scores_from_confusion(c)["miou"] if c.any() else None for c in self._confusion]
+
+
+class ByGroup:
+    """A `watch` that adds up one confusion matrix per group of images: drives, cities.
+
+    groups: of every image of the split, by its index in it.
+    """
+
+    def __init__(self, groups: Sequence[str], num_classes: int):
+        self._groups, self._classes = tuple(groups), num_classes
+        self._confusion: dict[str, np.ndarray] = {}
+        self._images: Counter[str] = Counter()
+
+    def __call__(self, batch: Batch, predictions: np.ndarray) -> None:
+        for row in np.flatnonzero(np.asarray(batch["weight"]) > 0).tolist():
+            group = self._groups[int(batch["index"][row])]
+            found = confusion_matrix(batch["label"][row], predictions[row], self._classes)
+            self._confusion[group] = found + self._confusion.get(group, 0)
+            self._images[group] += 1
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Group -> miou and num_images, by name."""
+        return {
+            group: {
+                "miou": scores_from_confusion(self._confusion[group])["miou"],
+                "num_images": number,
+            }
+            for group, number in sorted(self._images.items())
+        }
 
 
 def watched(*watches: Watch | None) -> Watch:

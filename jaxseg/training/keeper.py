@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxseg import runtime
 from jaxseg.arch import digest
+from jaxseg.energy import Meter
 from jaxseg.inference.artifact import CARD, save_model
 from jaxseg.training import state as states
 from jaxseg.training.checkpoint import Checkpoints
@@ -29,6 +30,7 @@ class Keeper:
         self._workdir, self._plan, self._start_s = workdir, plan, start_s
         self._before = workdir.read(PROGRESS)
         self._spent_s, self._best = 0.0, -1.0
+        self._meter, self._spent_j = Meter(), 0.0
         self.checkpoints = Checkpoints(
             workdir.path / "checkpoints", keep_last=plan.keep_last, keep_best=plan.keep_best
         )
@@ -54,11 +56,13 @@ class Keeper:
             terminal,
             step=journal.step,
             scored=scored,
+            joules=self._joules,
             tensorboard=self._plan.tensorboard,
         )
         if journal.step:
             _warn_if_elsewhere(self._before, terminal)
             self._spent_s = self._before.get("wall_s", 0.0)
+            self._spent_j = self._before.get("energy_j")
         told = [x["miou"] for x in report.lines if x["kind"] == "eval"]
         self._best = max((x for x in told if x is not None), default=-1.0)
         return report
@@ -76,6 +80,7 @@ class Keeper:
             save_model(self._workdir.path / MODEL, journal.arch, variables, card)
         self.checkpoints.save(state, journal, scores)
         progress = {"step": journal.step, "wall_s": self._wall_s(), **runtime.provenance()}
+        progress["energy_j"] = self._joules()
         self._workdir.write(PROGRESS, progress)
 
     def finish(self, state: TrainState, journal: Journal) -> dict[str, Any]:
@@ -86,6 +91,7 @@ class Keeper:
             "state_digest": states.digest(state),
             # All sessions together, each up to its last checkpoint.
             "wall_s": self._wall_s(),
+            "energy": self._meter.record(self._spent_j),
             "train_macs": journal.train_macs,
             "evidence": journal.evidence,
             "arch_hash": digest(journal.arch),
@@ -97,6 +103,9 @@ class Keeper:
         }
         self._workdir.write(RECORD, record)
         return record
+
+    def _joules(self) -> float | None:
+        return self._meter.record(self._spent_j)["joules"]
 
     def _wall_s(self) -> float:
         return self._spent_s + time.perf_counter() - self._start_s

@@ -1,6 +1,7 @@
 """Where a run is written down: terminal, JSON lines, TensorBoard, pictures."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Report:
     """The loop's reporter. `log.jsonl` holds one JSON object per line with `kind` and `step`.
 
     A resumed run drops lines past its checkpoint, so that no step is told twice; with `scored` False also scores of
-    that very step, which are to be made again.
+    that very step, which are to be made again. `joules`: spent so far, where the machine counts them.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class Report:
         *,
         step: int,
         scored: bool = True,
+        joules: Callable[[], float | None] = lambda: None,
         tensorboard: bool = True,
     ):
-        self._folder, self._terminal = folder, terminal
+        self._folder, self._terminal, self._joules = folder, terminal, joules
         self._log_path = folder / "log.jsonl"
         last = {"eval": step if scored else step - 1}
         lines = read_log(self._log_path)
@@ -78,6 +80,8 @@ class Report:
             "wait_frac": window.wait_s / window.wall_s,
             "train_macs": window.macs,
         }
+        if (spent := self._joules()) is not None:
+            values["energy_j"] = spent
         if skipped := int(sums["skipped"]):
             self._write("skipped", step, {"skipped": skipped, "of": len(window.sums)})
             self._terminal.say(
