@@ -52,6 +52,7 @@ class BlockArch:
     repeats:  how often it runs, for the kinds that are loops.
     inputs:   what it reads: names of blocks before it, or 'image'; none says the block just before (the first: the
               image). `stride` counts from the first of them.
+    choices:  of a cell (GAS): the operation on each of its edges.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class BlockArch:
     kernel: int = 3
     repeats: int = 1
     inputs: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self):
         _check_limits(self, "widths", "stride", "dilation", "kernel", "repeats")

@@ -8,9 +8,10 @@ the conversion that follows scales from operation to operation. Imports no JAX.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-CONV, ADD, MULTIPLY, RELU, SIGMOID, JOIN, RESIZE, NEAREST, *POOLS, SPREAD, DROPOUT = KINDS = (
+CONV, ADD, MIX, MULTIPLY, RELU, SIGMOID, JOIN, RESIZE, NEAREST, *POOLS, SPREAD, DROPOUT = KINDS = (
     "conv",
     "add",
+    "mix",
     "multiply",
     "relu",
     "sigmoid",
@@ -41,12 +42,13 @@ class Op:
     kind:       one of `KINDS`:
                 conv      the layer `name` with all that its spec says
                 add       sum of two maps, then the activation
+                mix       weighted sum of maps while an architecture is searched; weights come from outside
                 multiply  of a map with one of its size, or a 1x1 map
                 relu, sigmoid  of every value
                 join      maps side by side along C
                 resize    bilinear, to the size of the second map
                 nearest   every cell twice along both axes, cut to the size of the second map
-                max_pool  maximum over window x window cells, stride 2
+                max_pool  maximum over window x window cells around every stride-th
                 average_pool  mean over window x window cells around every stride-th, outside the map zeros
                 average   mean over each of bins x bins parts of the map, see `parts`
                 halve     mean over 2x2 cells, stride 2
@@ -54,8 +56,8 @@ class Op:
                 dropout   in training; else nothing
     reads:      names of operations before it, or of inputs.
     activation: of an add, '' or 'relu'.
-    window:     of a max_pool, 2 or 3; of an average_pool, odd.
-    stride:     of an average_pool.
+    window:     of a max_pool, 2 (stride 2) or 3; of an average_pool, odd.
+    stride:     of a max_pool, 1 or 2; of an average_pool.
     bins:       of an average, 1 for the whole map.
     corners:    of a resize: centres of corner cells lie on each other.
     scores:     whether its result is scores of classes.

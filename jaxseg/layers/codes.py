@@ -154,7 +154,7 @@ _RUN: dict[str, Callable[..., Array]] = {
     flow.JOIN: lambda self, *maps: jnp.concatenate(maps, axis=-1),
     flow.RESIZE: lambda self, x, like: codes.resize(x, like.shape[1:3], corners=self.op.corners),
     flow.NEAREST: lambda self, x, like: upsample_nearest(x, like.shape[1:3]),
-    flow.MAX_POOL: lambda self, x: max_pool(x, self.op.window),
+    flow.MAX_POOL: lambda self, x: max_pool(x, self.op.window, self.op.stride),
     flow.HALVE: lambda self, x: codes.halve(x),
     flow.SPREAD: lambda self, x, like: jnp.broadcast_to(x, (*like.shape[:3], x.shape[-1])),
     flow.DROPOUT: lambda self, x: x,

@@ -10,8 +10,8 @@ from jaxseg import flow
 from jaxseg.types import Array
 
 
-def max_pool(x: Array, window: int) -> Array:
-    """Maximum over 3x3 (padding 1 on both sides, as in torch's ResNet) or 2x2 cells, stride 2.
+def max_pool(x: Array, window: int, stride: int = 2) -> Array:
+    """Maximum over 3x3 (padding 1 on both sides, as in torch's ResNet) or 2x2 cells.
 
     Made of strided slices: the gradient of XLA's window reduction is a scatter, slow on CPU (2
     cores, [4, 180, 240, 64], 3x3, forward and backward: 83 ms so, 268 ms with it). Where two cells are
@@ -20,24 +20,26 @@ def max_pool(x: Array, window: int) -> Array:
     Args:
         x: [B, H, W, C], floating or whole.
         window: 2 or 3.
+        stride: 1 or 2.
 
     Returns:
-        [B, ceil(H / 2), ceil(W / 2), C], same dtype; padding never wins.
+        [B, ceil(H / stride), ceil(W / stride), C], same dtype; padding never wins.
     """
-    return _axis_max(_axis_max(x, 1, window), 2, window)
+    return _axis_max(_axis_max(x, 1, window, stride), 2, window, stride)
 
 
-def _axis_max(x: Array, axis: int, window: int) -> Array:
-    size = -(-x.shape[axis] // 2)
+def _axis_max(x: Array, axis: int, window: int, stride: int) -> Array:
+    size = -(-x.shape[axis] // stride)
     before = (window - 1) // 2
     padding = [(0, 0, 0)] * x.ndim
     # One cell more than the last window needs, so that every slice below has the same length.
-    padding[axis] = (before, 2 * size + window - 2 - before - x.shape[axis], 0)
+    padding[axis] = (before, stride * size + window - stride - before - x.shape[axis], 0)
     whole = jnp.issubdtype(x.dtype, jnp.integer)
     least = jnp.iinfo(x.dtype).min if whole else -jnp.inf
     x = jax.lax.pad(x, jnp.asarray(least, x.dtype), padding)
     cells = (
-        jax.lax.slice_in_dim(x, i, i + 2 * size - 1, stride=2, axis=axis) for i in range(window)
+        jax.lax.slice_in_dim(x, i, i + stride * (size - 1) + 1, stride=stride, axis=axis)
+        for i in range(window)
     )
     return functools.reduce(jnp.maximum, cells)
 

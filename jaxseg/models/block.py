@@ -103,7 +103,7 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     flow.SIGMOID: lambda op, x: ACTIVATIONS["sigmoid"](x),
     flow.JOIN: lambda op, *maps: jnp.concatenate(maps, axis=-1),
     flow.NEAREST: lambda op, x, like: upsample_nearest(x, like.shape[1:3]),
-    flow.MAX_POOL: lambda op, x: max_pool(x, op.window),
+    flow.MAX_POOL: lambda op, x: max_pool(x, op.window, op.stride),
     flow.AVERAGE_POOL: lambda op, x: average_pool(x, op.window, op.stride),
     flow.AVERAGE: lambda op, x: average(x, op.bins),
     flow.HALVE: lambda op, x: halved(x),

@@ -11,9 +11,9 @@ from typing import Any
 from jaxseg.arch import Arch, BackboneArch, Counts, HeadArch, block_name, count
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.models import zoo
+from jaxseg.models.backbones.registry import tap_shapes
 from jaxseg.models.block import round_width
 from jaxseg.models.heads.aspp import scaled_rates
-from jaxseg.models.heads.head import tap_shapes
 
 REDUCTIONS = (1, 2, 4, 8)
 EXTRA_BLOCKS = (0, 1, 2, 3)

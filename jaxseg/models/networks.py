@@ -7,6 +7,7 @@ from jaxseg.arch import Arch, HeadArch
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.models.backbones.bisenet import bisenetv2
 from jaxseg.models.backbones.ddrnet import ddrnet_23_slim
+from jaxseg.models.backbones.gas import gas, genotype_of
 from jaxseg.models.backbones.inverted import efficientnet_lite0, mobilenet_v2
 from jaxseg.models.backbones.itnet import itnet
 from jaxseg.models.backbones.resnet import DEPTHS, resnet
@@ -25,7 +26,7 @@ from jaxseg.numbers import COMPUTE, NumbersArch
 RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
 INVERTED = {"mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}
 VGGS = ("vgg16", "vgg16_bn")
-WHOLE = {"itnet": itnet, "bisenetv2": bisenetv2, "ddrnet_23_slim": ddrnet_23_slim}
+WHOLE = {"itnet": itnet, "bisenetv2": bisenetv2, "ddrnet_23_slim": ddrnet_23_slim, "gas": gas}
 """Networks of one piece, with a backbone of their own: (output_stride, width, ..) -> Trunk."""
 
 
@@ -102,6 +103,10 @@ def _ddrnet_aux(trunk: Trunk, width: float, dropout: float) -> tuple[HeadArch, .
     return (ddrnet_aux_head(trunk.levels[8], width, dropout),)
 
 
+def _half_deeplabv3(trunk: Trunk, width: float, dropout: float) -> HeadArch:
+    return deeplabv3_head(trunk.backbone, width / 2, dropout=dropout)
+
+
 def _fcn_skips(*strides: int) -> Callable[[Trunk, float, float], HeadArch]:
     def head(trunk: Trunk, width: float, dropout: float) -> HeadArch:
         skips = tuple(trunk.levels[stride] for stride in strides)
@@ -127,6 +132,7 @@ DESIGNS: dict[str, Design] = {
     "itnet": Design(_linear, (8, 4), ("",)),
     "bisenetv2": Design(_wide_fcn, (8,), ("",), aux=_booster),
     "ddrnet_23_slim": Design(_ddrnet, (8,), ("",), aux=_ddrnet_aux),
+    "gas": Design(_half_deeplabv3, (16,), ("",)),
 }
 
 NAMES: dict[str, tuple[str, str]] = {
@@ -141,6 +147,9 @@ OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
 
 LOOP_OPTIONS = ("iterations", "sharing", "scales", "reduction")
 """What 'itnet' can be asked for besides: see `backbones.itnet`."""
+
+CELL_OPTIONS = ("cells", "genotype")
+"""What 'gas' can be asked for besides: see `backbones.gas`."""
 
 
 def output_strides(name: str) -> tuple[int, ...]:
@@ -161,7 +170,7 @@ def named(name: str, num_classes: int, **options: Any) -> Arch:
     """
     if name not in NAMES:
         raise unknown_name("network", name, NAMES)
-    known = OPTIONS + LOOP_OPTIONS * (name == "itnet")
+    known = OPTIONS + LOOP_OPTIONS * (name == "itnet") + CELL_OPTIONS * (name == "gas")
     for option in options:
         if option not in known:
             raise unknown_name(f"option of the network {name}", option, known)
@@ -177,7 +186,7 @@ def _arch(
     aux: bool = False,
     compute: str = "float32",
     dropout: float = 0.1,
-    **loop: Any,
+    **own: Any,
 ) -> Arch:
     """The options of every network.
 
@@ -189,7 +198,7 @@ def _arch(
         aux: auxiliary heads for training: FCN on the level of stride 16, or those of the network's own paper.
         compute: 'float32' or 'bfloat16'.
         dropout: of every head; the papers' 0.5 costs a short training from scratch dearly.
-        **loop: some of `LOOP_OPTIONS`.
+        **own: some of `LOOP_OPTIONS` or `CELL_OPTIONS`.
     """
     design, backbone = DESIGNS[NAMES[name][0]], NAMES[name][1]
     allowed = design.output_strides
@@ -203,7 +212,7 @@ def _arch(
     if compute not in COMPUTE:
         raise unknown_name("compute format", compute, COMPUTE)
     if name in WHOLE:
-        trunk = WHOLE[name](output_stride, width, **loop)
+        trunk = WHOLE[name](output_stride, width, **own)
     else:
         trunk = _trunk(backbone, output_stride, width, design.resnet)
     # EfficientNet's weights were trained with an epsilon of 1e-3, all others with 1e-5.
@@ -214,8 +223,14 @@ def _arch(
         head=design.head(trunk, width, dropout),
         aux=design.aux(trunk, width, dropout) if aux else (),
         numbers=NumbersArch(compute=compute, norm_eps=eps),
-        family="itnet" if name == "itnet" else "segmenter",
+        family=_family(name, trunk),
     )
+
+
+def _family(name: str, trunk: Trunk) -> str:
+    if name == "gas" and not genotype_of(trunk.backbone):
+        return "gas"  # to be searched
+    return "itnet" if name == "itnet" else "segmenter"
 
 
 def _trunk(backbone: str, output_stride: int, width: float, resnet_options: dict) -> Trunk:

@@ -1,15 +1,14 @@
 """The family 'segmenter': blocks one after the other, each on maps that earlier ones made, with heads on some maps."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.arch import IMAGE, Arch, BackboneArch, BlockSpec, block_name
-from jaxseg.errors import UserError, unknown_name
+from jaxseg.arch import IMAGE, Arch, BlockSpec, block_name
 from jaxseg.layers.conv import ConvOp, conv2d
-from jaxseg.models.backbones import bisenet, ddrnet, inverted, itnet, resnet, vgg
+from jaxseg.models.backbones import itnet
+from jaxseg.models.backbones.registry import backbone_blocks
 from jaxseg.models.block import Block, Tap
 from jaxseg.models.heads import registry as heads
 from jaxseg.numbers import FOLDED
@@ -18,50 +17,6 @@ from jaxseg.types import Array, Outputs
 
 Carry = Array | dict[str, Array]
 """What blocks still to come read: the map of the block before them if it is all, else name -> map."""
-
-KINDS = {
-    **resnet.KINDS,
-    **inverted.KINDS,
-    **vgg.KINDS,
-    **itnet.KINDS,
-    **bisenet.KINDS,
-    **ddrnet.KINDS,
-}
-"""Every kind of backbone block: name -> its spec. A new backbone adds its own here."""
-
-READS = {**bisenet.READS, **ddrnet.READS}
-"""Kinds that read several maps, and how many."""
-
-
-def backbone_blocks(backbone: BackboneArch) -> tuple[BlockSpec, ...]:
-    """The spec of every block of `backbone`, for an image of 3 channels.
-
-    Raises:
-        UserError: a kind of block or a number of widths that does not exist.
-    """
-    specs, taps = [], {IMAGE: Tap(3, 1)}
-    for i, block in enumerate(backbone.blocks):
-        if block.kind not in KINDS:
-            raise unknown_name("kind of block", block.kind, KINDS)
-        inputs = backbone.reads(i)
-        for name in inputs:
-            if name not in taps:
-                raise unknown_name(f"input of {block_name(i)}", name, taps)
-        if len(inputs) != READS.get(block.kind, 1):
-            raise UserError(
-                f"inputs of {block_name(i)} ({block.kind})",
-                got=inputs,
-                expected=f"{READS.get(block.kind, 1)} block names",
-            )
-        if block.repeats > 1 and block.kind not in itnet.LOOPS:
-            raise UserError(
-                f"repeats of {block_name(i)} ({block.kind})", got=block.repeats, expected=1
-            )
-        first, *others = (taps[name] for name in inputs)
-        spec = replace(KINDS[block.kind](block_name(i), block, *first, *others), inputs=inputs)
-        specs.append(spec)
-        taps[spec.name] = Tap(spec.out_channels, spec.out_stride)
-    return tuple(specs)
 
 
 def blocks(arch: Arch) -> tuple[BlockSpec, ...]:

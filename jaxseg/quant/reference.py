@@ -169,15 +169,16 @@ def _mean(scales: Scales, x: Ints, axes: tuple[int, ...]) -> Ints:
     return _codes(mean, scales["multiplier"], 0, scales["shift"] + 6)
 
 
-def max_pool(x: Ints, window: int) -> Ints:
-    """The maximum over window x window cells, stride 2: [B, ceil(h / 2), ceil(w / 2), C].
+def max_pool(x: Ints, window: int, stride: int) -> Ints:
+    """The maximum over window x window cells around every stride-th: [B, ceil(h / stride), ceil(w / stride), C].
 
     A window of 3 begins one cell before the map, one of 2 at its first cell; what lies outside never wins.
     """
-    height, width = (-(-n // 2) for n in x.shape[1:3])
+    height, width = (-(-n // stride) for n in x.shape[1:3])
     around = (window - 2, 1)
     x = np.pad(x, ((0, 0), around, around, (0, 0)), constant_values=LOWEST)
-    cells = [x[:, i::2, j::2][:, :height, :width] for i in range(window) for j in range(window)]
+    each = [(i, j) for i in range(window) for j in range(window)]
+    cells = [x[:, i::stride, j::stride][:, :height, :width] for i, j in each]
     return np.max(cells, axis=0)
 
 
@@ -245,7 +246,7 @@ OPERATIONS: dict[str, Callable[..., Ints]] = {
     flow.JOIN: lambda op, own, *maps: np.concatenate(maps, axis=-1),
     flow.RESIZE: lambda op, own, x, like: resize(x, like.shape[1:3], op.corners),
     flow.NEAREST: lambda op, own, x, like: nearest(x, like.shape[1:3]),
-    flow.MAX_POOL: lambda op, own, x: max_pool(x, op.window),
+    flow.MAX_POOL: lambda op, own, x: max_pool(x, op.window, op.stride),
     flow.HALVE: lambda op, own, x: halve(x),
     flow.SPREAD: lambda op, own, x, like: np.broadcast_to(x, (*like.shape[:3], x.shape[-1])),
     flow.DROPOUT: lambda op, own, x: x,

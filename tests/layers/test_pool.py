@@ -9,18 +9,19 @@ from jaxseg.flow import parts
 from jaxseg.layers.pool import average, average_pool, global_average, max_pool
 
 
-@pytest.mark.parametrize("window, before", [(3, 1), (2, 0)])
+@pytest.mark.parametrize("window, before, stride", [(3, 1, 2), (2, 0, 2), (3, 1, 1)])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
-def test_max_pool(size, window, before):
+def test_max_pool(size, window, before, stride):
     # All negative: zero padding would win everywhere at the border.
     x = -1.0 - np.random.default_rng(0).random((2, *size, 3), np.float32)
     width = ((0, 0), (before, 1), (before, 1), (0, 0))
     padded = np.pad(x, width, constant_values=-np.inf)
-    rows, columns = (-(-n // 2) for n in size)
+    rows, columns = (-(-n // stride) for n in size)
     cells = np.zeros((2, rows, columns, 3), np.float32)
     for i, j in np.ndindex(rows, columns):
-        cells[:, i, j] = padded[:, 2 * i : 2 * i + window, 2 * j : 2 * j + window].max((1, 2))
-    np.testing.assert_array_equal(jax.jit(lambda x: max_pool(x, window))(x), cells)
+        y, x0 = stride * i, stride * j
+        cells[:, i, j] = padded[:, y : y + window, x0 : x0 + window].max((1, 2))
+    np.testing.assert_array_equal(jax.jit(lambda x: max_pool(x, window, stride))(x), cells)
 
 
 @pytest.mark.parametrize("window", [2, 3])

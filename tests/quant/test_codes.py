@@ -357,8 +357,8 @@ def test_halve_and_pools(size):
     found = run(lambda x: (codes.halve(x), max_pool(x, 2), max_pool(x, 3)), x)
     expected = (
         by_definition(flow.HALVE, {}, x),
-        by_definition(flow.MAX_POOL, {}, x, window=2),
-        by_definition(flow.MAX_POOL, {}, x, window=3),
+        by_definition(flow.MAX_POOL, {}, x, window=2, stride=2),
+        by_definition(flow.MAX_POOL, {}, x, window=3, stride=2),
     )
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.int8

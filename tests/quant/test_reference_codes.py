@@ -245,7 +245,7 @@ def test_the_first_sum_beyond_32_bits_is_refused(sign):
 def test_a_map_beyond_8_bits_is_refused_by_name():
     x = np.full((1, 2, 2, 1), 128)
     with pytest.raises(OverflowError, match="exit_0/in_0"):
-        run_op(Op("p", flow.MAX_POOL, ("in_0",), window=2), {}, x)
+        run_op(Op("p", flow.MAX_POOL, ("in_0",), window=2, stride=2), {}, x)
     with pytest.raises(OverflowError, match="exit_0/c"):
         own = scales(100) | {"top": np.int32(200)}
         run_conv(layer("c", 1, 1), np.ones((1, 1, 1, 1), np.int8), own, x - 1)
@@ -315,15 +315,16 @@ SIZES = [(4, 6), (5, 7), (4, 5), (1, 1), (2, 3)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("window", [2, 3])
-def test_max_pool_is_its_definition(window, size):
+@pytest.mark.parametrize("window, stride", [(2, 2), (3, 2), (3, 1)])
+def test_max_pool_is_its_definition(window, stride, size):
     x = -abs(codes(2, *size, 3))  # zeros around would win
-    y = run_op(Op("pool", flow.MAX_POOL, ("in_0",), window=window), {}, x)
+    y = run_op(Op("pool", flow.MAX_POOL, ("in_0",), window=window, stride=stride), {}, x)
     first = -(window - 2)
-    assert y.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 3)
+    assert y.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 3)
     for b, r, c, k in np.ndindex(y.shape):
-        rows = range(max(2 * r + first, 0), min(2 * r + first + window, size[0]))
-        cols = range(max(2 * c + first, 0), min(2 * c + first + window, size[1]))
+        y0, x0 = stride * r + first, stride * c + first
+        rows = range(max(y0, 0), min(y0 + window, size[0]))
+        cols = range(max(x0, 0), min(x0 + window, size[1]))
         assert y[b, r, c, k] == max(x[b, i, j, k] for i in rows for j in cols)
 
 

@@ -112,7 +112,7 @@ def _stem_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) ->
     )
     ops = (
         *flow.chain("in_0", "conv", "narrow", "left"),
-        Op("right", flow.MAX_POOL, ("conv",), window=3),
+        Op("right", flow.MAX_POOL, ("conv",), window=3, stride=2),
         flow.join("joined", "left", "right"),
         flow.conv("fuse", "joined"),
     )

@@ -86,7 +86,7 @@ def _stem_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) ->
 
 
 def _pool(reads: str) -> Op:
-    return Op("pool", flow.MAX_POOL, (reads,), window=3)
+    return Op("pool", flow.MAX_POOL, (reads,), window=3, stride=2)
 
 
 def _basic_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> BlockSpec:

@@ -51,7 +51,7 @@ def _spec(name: str, block: BlockArch, in_channels: int, in_stride: int) -> Bloc
     conv = replace(conv, bias=True, norm=block.kind == "vgg_bn")
     ops = flow.chain("in_0", "conv")
     if block.stride == 2:
-        ops += (Op("pool", flow.MAX_POOL, ("conv",), window=2),)
+        ops += (Op("pool", flow.MAX_POOL, ("conv",), window=2, stride=2),)
     return BlockSpec(
         name, "backbone", block.kind, (conv,), ops, block.widths[0], in_stride * block.stride
     )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch, LayerSpec
 from jaxseg.flow import Op
+from jaxseg.models.backbones.registry import tap_shapes
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
     MakeHead,
@@ -21,7 +22,6 @@ from jaxseg.models.heads.head import (
     classifier,
     dropped,
     spec_of,
-    tap_shapes,
 )
 
 

@@ -6,6 +6,7 @@ Order of `HeadArch.widths`: conv.
 from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
 from jaxseg.flow import Op
+from jaxseg.models.backbones.registry import tap_shapes
 from jaxseg.models.block import check_widths, norm_layer, normed_layer, round_width
 from jaxseg.models.heads.head import (
     MakeHead,
@@ -14,7 +15,6 @@ from jaxseg.models.heads.head import (
     classifier,
     dropped,
     spec_of,
-    tap_shapes,
 )
 
 CHANNELS = 64

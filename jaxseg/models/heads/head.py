@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jaxseg import flow
-from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, HeadArch, LayerSpec, block_name
+from jaxseg.arch import BlockSpec, HeadArch, LayerSpec
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
 from jaxseg.models.block import Tap as Tap
@@ -15,15 +15,6 @@ from jaxseg.models.block import normed_layer
 
 MakeHead = Callable[[str, str, HeadArch, list[Tap], int], BlockSpec]
 """A kind of head: (name, role, head, its taps, K) -> its spec; UserError if impossible."""
-
-
-def tap_shapes(backbone: BackboneArch) -> dict[str, Tap]:
-    """Name -> channels and output stride: the image, then the result of every block in order."""
-    taps = {IMAGE: Tap(3, 1)}
-    for i, block in enumerate(backbone.blocks):
-        read = taps[backbone.reads(i)[0]]
-        taps[block_name(i)] = Tap(block.widths[-1], read.stride * block.stride)
-    return taps
 
 
 def classifier(

@@ -3,6 +3,7 @@
 from jaxseg import flow
 from jaxseg.arch import BackboneArch, BlockSpec, HeadArch
 from jaxseg.errors import UserError
+from jaxseg.models.backbones.registry import tap_shapes
 from jaxseg.models.heads.head import (
     MakeHead,
     Tap,
@@ -10,7 +11,6 @@ from jaxseg.models.heads.head import (
     classifier,
     dropped,
     spec_of,
-    tap_shapes,
 )
 
 

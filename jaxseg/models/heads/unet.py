@@ -9,6 +9,7 @@ from jaxseg import flow
 from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, HeadArch
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
+from jaxseg.models.backbones.registry import tap_shapes
 from jaxseg.models.block import check_widths, normed_layer, round_width
 from jaxseg.models.heads.head import (
     MakeHead,
@@ -17,7 +18,6 @@ from jaxseg.models.heads.head import (
     classifier,
     dropped,
     spec_of,
-    tap_shapes,
 )
 
 CHANNELS = (256, 128, 64, 32, 16)
