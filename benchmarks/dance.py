@@ -185,17 +185,19 @@ def as_costly(
     *,
     share: float = 1.0,
     slimmed: bool = False,
+    part: str = "",
 ) -> dict[str, Any]:
     """A run with these changes that costs a share of the MACs of `dance`, within TOLERANCE.
 
     Args:
         slimmed: whether the network is; how much its events leave is first taken from `dance`, and is seen only when it
             has been trained. Where that is too far off, it is trained again from the start for as long as it should be.
+        part: of an arm of several runs: the folder of this one inside `workdir`.
     """
     budget, fractions = _budget(network, workdir)
     plan = planned(network, seed, *changes)
     for turn in ("", "_again"):
-        folder = workdir.with_name(workdir.name + turn)
+        folder = workdir / f"{part}{turn}" if part else workdir.with_name(workdir.name + turn)
         steps = dance_cost.steps_for(plan, fractions if slimmed else (1.0,), share * budget)
         run = train(network, seed, folder, steps, *changes)
         if abs(run["train_macs"] / (share * budget) - 1) <= TOLERANCE:
@@ -261,9 +263,9 @@ def dropping(network: str, seed: int, workdir: Path) -> dict[str, Any]:
 
 def sequence(network: str, seed: int, workdir: Path) -> dict[str, Any]:
     """Data slimmed in a first run of half the cost, then the network in a second that starts from its weights."""
-    first = as_costly(network, seed, workdir / "data", PLAIN_NETWORK, share=0.5)
+    first = as_costly(network, seed, workdir, PLAIN_NETWORK, share=0.5, part="data")
     after = (*same_network(network, seed), f"model.pretrained={first['folder']}")
-    second = as_costly(network, seed, workdir / "network", after, share=0.5, slimmed=True)
+    second = as_costly(network, seed, workdir, after, share=0.5, slimmed=True, part="network")
     return row(second["folder"], first)
 
 

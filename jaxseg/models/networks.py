@@ -148,7 +148,7 @@ OPTIONS = ("width", "output_stride", "aux", "compute", "dropout")
 LOOP_OPTIONS = ("iterations", "sharing", "scales", "reduction")
 """What 'itnet' can be asked for besides: see `backbones.itnet`."""
 
-CELL_OPTIONS = ("cells", "genotype")
+CELL_OPTIONS = ("cells", "genotype", "guide", "sharing")
 """What 'gas' can be asked for besides: see `backbones.gas`."""
 
 

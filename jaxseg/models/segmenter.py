@@ -88,14 +88,15 @@ class Segmenter(nn.Module):
         maps = carry if isinstance(carry, dict) else {_before(start): carry}
         for i, name in enumerate(map(block_name, range(start, stop)), start):
             inputs = (maps[read] for read in arch.backbone.reads(i))
-            maps = maps | {
-                name: getattr(self, name)(*inputs, train=train and name not in self.frozen)
-            }
+            maps = maps | {name: self._one(name, tuple(inputs), train and name not in self.frozen)}
             if name in wanted:
                 taps[name] = maps[name]
         alive = arch.backbone.alive(stop)
         one = alive == (_before(stop),)
         return maps[alive[0]] if one else {name: maps[name] for name in alive}, taps
+
+    def _one(self, name: str, inputs: tuple[Array, ...], train: bool) -> Array:
+        return getattr(self, name)(*inputs, train=train)
 
     def score(self, name: str, taps: Mapping[str, Array], train: bool = False) -> Array:
         """[B, h, w, K]: the scores of one head ('head', 'aux_0', 'exit_0', ..), float32 or int8 codes."""

@@ -14,7 +14,7 @@ from jaxseg.arch import ALL, Arch, BlockSpec
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.layers import codes
 from jaxseg.layers.conv import initial
-from jaxseg.models import itnet, segmenter
+from jaxseg.models import gas, itnet, segmenter
 from jaxseg.models.networks import NAMES as NAMES
 from jaxseg.models.networks import OPTIONS as OPTIONS
 from jaxseg.models.networks import named as named
@@ -27,15 +27,20 @@ class Family(NamedTuple):
     module: constructed as module(arch=.., conv_op=.., axis_name=.., frozen=..), the last three
         optional, with the methods of `segmenter.Segmenter`. The carry between blocks is a pytree of
         the family's own; only the carry of block 0, the normalised image, is common to all.
+    others: (arch, key) -> random parameters that belong to no block or head, name -> tree.
     """
 
     blocks: Callable[[Arch], tuple[BlockSpec, ...]]
     module: type[nn.Module]
+    others: Callable[[Arch, jax.Array], dict[str, Any]] = lambda arch, key: {}
 
 
 FAMILIES: dict[str, Family] = {
     "segmenter": Family(segmenter.blocks, segmenter.Segmenter),
     "itnet": Family(itnet.blocks, itnet.ItNet),
+    gas.FAMILY: Family(
+        gas.blocks, gas.SuperNet, lambda arch, key: {gas.SEARCH: gas.initial(arch, key)}
+    ),
 }
 
 
@@ -102,6 +107,7 @@ def _initialiser(arch: Arch) -> Callable[[jax.Array], Any]:
             ):
                 if value:
                     made[kind].setdefault(block, {})[layer.name] = value
+        made["params"] |= family(arch).others(arch, jax.random.fold_in(key, 1))
         return made
 
     return variables

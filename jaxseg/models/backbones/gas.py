@@ -61,6 +61,13 @@ BY_HAND = (
 )
 """Cells of a network that nobody searched, over and over."""
 
+GRAPH, LINK, IDENTITY, NONE = GUIDES = ("graph", "link", "identity", "none")
+"""How cells are told of the ones before them in a search: the graph-guided module; one dense layer from all parameters to
+all; a graph whose nodes are single parameters; not at all. The last three are the paper's ablations."""
+
+OWN, SHARED = SHARING = ("own", "shared")
+"""Whether cells have parameters of their own in a search, or all normal and all reduction cells the same."""
+
 Genotype = tuple[tuple[str, ...], ...]
 """For every cell the candidate on each of `EDGES`."""
 
@@ -75,6 +82,8 @@ def gas(
     width: float = 1.0,
     cells: int = CELLS,
     genotype: Genotype | None = None,
+    guide: str = GRAPH,
+    sharing: str = OWN,
 ) -> Trunk:
     """The backbone of stem and cells.
 
@@ -83,6 +92,7 @@ def gas(
         width: multiplies all widths, rounded to multiples of 8, at least 8.
         cells: K.
         genotype: K cells; empty = all candidates everywhere, to be searched; None = `BY_HAND`.
+        guide, sharing: of a search, see `GUIDES` and `SHARING`.
 
     Raises:
         UserError: a value that cannot be.
@@ -103,11 +113,11 @@ def gas(
     for k in range(cells):
         reduces = k in reductions(cells)
         channels, stride = channels * (1 + reduces), stride * (1 + reduces)
-        choices = genotype[k] if genotype else ()
+        choices = genotype[k] if genotype else (guide, sharing)
         inputs = (block_name(k), block_name(max(k - 1, 0)))
         kind = CELL if genotype else MIXED
         made = BlockArch(kind, (), 1 + reduces, inputs=inputs, choices=tuple(choices))
-        blocks.append(replace(made, widths=(channels,) * _num_widths(made)))
+        blocks.append(replace(made, widths=(channels,) * num_widths(made)))
         levels[stride] = block_name(k + 1)
     return Trunk(BackboneArch("gas", tuple(blocks)), levels)
 
@@ -126,13 +136,18 @@ def check_choices(where: str, choices: Sequence[str]) -> None:
     for choice in choices:
         if choice not in CANDIDATES:
             raise unknown_name(f"operation in {where}", str(choice), CANDIDATES)
-    if not _nodes(choices):
+    if not nodes_of(choices):
         raise UserError(
             where, got="a cell of zeros", expected="an operation on an edge from an input"
         )
 
 
-def _nodes(choices: Sequence[str]) -> dict[str, list[int]]:
+def edge_index(op: str) -> int:
+    """Of the operation 'edge3': 3."""
+    return int(op.removeprefix("edge"))
+
+
+def nodes_of(choices: Sequence[str]) -> dict[str, list[int]]:
     """Node -> edges that feed it, where there are any; an edge from a node that is none feeds nothing."""
     nodes: dict[str, list[int]] = {}
     for e, ((source, node), choice) in enumerate(zip(EDGES, choices, strict=True)):
@@ -204,11 +219,12 @@ def _candidates(block: BlockArch) -> list[tuple[str, ...]]:
     """What there is on every edge."""
     if block.kind == MIXED:
         return [tuple(c for c in CANDIDATES if c != ZERO)] * len(EDGES)
-    used = {e for edges in _nodes(block.choices).values() for e in edges}
+    used = {e for edges in nodes_of(block.choices).values() for e in edges}
     return [(c,) if e in used else () for e, c in enumerate(block.choices)]
 
 
-def _num_widths(block: BlockArch) -> int:
+def num_widths(block: BlockArch) -> int:
+    """Length of a cell's `widths`."""
     there, steps = _candidates(block), _steps(block)
     read = {source for (source, _), choices in zip(EDGES, there, strict=True) if choices}
     edges = zip(there, steps, strict=True)
@@ -233,15 +249,19 @@ def _cell_spec(
     """A cell; of a mixed one every edge is a `mix` of all candidates but 'zero', which adds nothing."""
     if block.kind == CELL:
         check_choices(f"choices of {name}", block.choices)
-    elif block.choices:
-        raise UserError(f"choices of {name} ({block.kind})", got=block.choices, expected="none")
+    elif (
+        len(block.choices) != 2 or block.choices[0] not in GUIDES or block.choices[1] not in SHARING
+    ):
+        raise UserError(
+            f"choices of {name} ({block.kind})", got=block.choices, expected="(guide, sharing)"
+        )
     if block.stride not in (1, 2) or older.stride not in (in_stride, in_stride // 2):
         raise UserError(
             f"strides of {name} ({block.kind})",
             got=f"{block.stride} on maps of stride {older.stride} and {in_stride}",
             expected="1 or 2, the older map as large as the newer one or twice as large",
         )
-    check_widths(name, block.kind, block.widths, _num_widths(block))
+    check_widths(name, block.kind, block.widths, num_widths(block))
     widths, there, steps = iter(block.widths), _candidates(block), _steps(block)
     layers: list[LayerSpec] = []
     ops: list[Op] = []
