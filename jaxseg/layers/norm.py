@@ -51,18 +51,24 @@ class BatchNorm(nn.Module):
         if use_running_average and rounded:
             y = self._rounded(x, mean.value, var.value, scale, bias, train=False)
             return y.astype(dtype)
-        if use_running_average:
-            return _affine(x, mean.value, var.value, scale, bias, self.eps).astype(dtype)
+        running = mean.value, var.value
         if rounded:
             now = _statistics(x, self.axis_name)
             y = self._rounded(x, *now, scale, bias, train=True)
-            now = jax.lax.stop_gradient(now)
+            moved = _moved(running, jax.lax.stop_gradient(now), self.momentum)
         else:
-            y, now = _normalised(x, scale, bias, self.eps, self.axis_name)
-        if not self.is_initializing():
-            keep = self.momentum
-            mean.value = keep * mean.value + (1 - keep) * now[0]
-            var.value = keep * var.value + (1 - keep) * now[1]
+            y, moved = applied(
+                x,
+                scale,
+                bias,
+                running,
+                momentum=self.momentum,
+                eps=self.eps,
+                train=not use_running_average,
+                axis_name=self.axis_name,
+            )
+        if not (self.is_initializing() or use_running_average):
+            mean.value, var.value = moved
         return y.astype(dtype)
 
     def _rounded(self, x, mean, var, scale, bias, train):
@@ -75,6 +81,31 @@ class BatchNorm(nn.Module):
         normal = onto(normal, grids.normalised, self.axis_name, each=not train)
         scale, bias = (onto(v, grids.norm_params) for v in (scale, bias))
         return normal * _row(scale) + _row(bias)
+
+
+def applied(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    running: tuple[Array, Array],
+    *,
+    momentum: float,
+    eps: float,
+    train: bool,
+    axis_name: str | None,
+) -> tuple[Array, tuple[Array, Array]]:
+    """Batch norm as a function: (float32 [B, H, W, C], running mean and variance [C] after), see `BatchNorm`."""
+    if not train:
+        return _affine(x, *running, scale, bias, eps), running
+    y, now = _normalised(x, scale, bias, eps, axis_name)
+    return y, _moved(running, now, momentum)
+
+
+def _moved(
+    running: tuple[Array, Array], now: tuple[Array, Array], keep: float
+) -> tuple[Array, Array]:
+    mean, var = (keep * old + (1 - keep) * new for old, new in zip(running, now, strict=True))
+    return mean, var
 
 
 def norm_of(

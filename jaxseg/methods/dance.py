@@ -23,6 +23,7 @@ from jaxseg.methods import early_bird
 from jaxseg.models import zoo
 from jaxseg.training.phases import Phase
 from jaxseg.training.state import TrainState
+from jaxseg.training.steps import Now
 from jaxseg.types import Array
 
 MULTI_SCALE, ALL = SCOPES = ("multi_scale", "all")
@@ -226,9 +227,14 @@ def remove(
 
 
 def absolute_scales(
-    params: Mapping[str, Any], *, layers: Sequence[tuple[str, str]], weight: float
+    params: Mapping[str, Any],
+    now: Now | None = None,
+    *,
+    layers: Sequence[tuple[str, str]],
+    weight: float,
 ) -> Array:
     """Weight * sum of |scale| over norms: what draws unneeded channels to 0."""
+    del now  # the same in every update
     scales = [jnp.abs(params[b][n]["norm"]["scale"]) for b, n in layers if b in params]
     return weight * sum((jnp.sum(s) for s in scales), jnp.zeros(()))
 

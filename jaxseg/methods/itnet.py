@@ -20,6 +20,7 @@ from jaxseg.models.itnet import check_iterations, num_iterations
 from jaxseg.objectives.metrics import best_class
 from jaxseg.training.loss import Loss
 from jaxseg.training.phases import Phase
+from jaxseg.training.steps import Now
 from jaxseg.types import Array, Batch, Outputs
 
 
@@ -85,7 +86,7 @@ def answered(
     image: Array,
     batch: Batch,
     key: Array,
-    phase_step: Array,
+    now: Now,
     *,
     iterations: tuple[int, ...],
     shares: tuple[float, ...],

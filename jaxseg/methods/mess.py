@@ -31,6 +31,7 @@ from jaxseg.training.loss import Loss
 from jaxseg.training.optim import Optim
 from jaxseg.training.phases import Phase
 from jaxseg.training.state import TrainState
+from jaxseg.training.steps import Now
 from jaxseg.types import Array, Batch, Outputs
 
 ROUND_ROBIN, PRINTED, SUM, NONE, SKIP = STAGE_1 = ("round_robin", "printed", "sum", "none", "skip")
@@ -171,7 +172,7 @@ def exit_dropout(
     image: Array,
     batch: Batch,
     key: Array,
-    phase_step: Array,
+    now: Now,
     *,
     form: str,
 ) -> tuple[dict[str, Array], Array, dict[str, Any]]:
@@ -201,7 +202,7 @@ def exit_dropout(
         aux[f"aux_{i}"], new = score(f"aux_{i}")
         stats |= new
     totals, prediction = loss(Outputs(logits, aux, {}), batch)
-    weights, final = exit_weights(form, phase_step, len(arch.exits))
+    weights, final = exit_weights(form, now.phase_step, len(arch.exits))
     totals = {name: final * total for name, total in totals.items()}
     before = variables["batch_stats"]
 

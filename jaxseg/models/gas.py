@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import flow
 from jaxseg.arch import Arch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
 from jaxseg.models import segmenter
@@ -32,11 +31,11 @@ from jaxseg.models.backbones.gas import (
     SHARED,
     ZERO,
     Genotype,
-    edge_index,
     nodes_of,
     num_widths,
 )
 from jaxseg.models.block import Block
+from jaxseg.models.mixed_cell import MixedCell
 from jaxseg.types import Array
 
 FAMILY = "gas"
@@ -97,8 +96,8 @@ def initial(arch: Arch, key: Array) -> dict[str, Array]:
     """Random parameters: log-alpha around 1 (SNAS code), kernels by Lecun, the last one small so that little is added.
 
     Returns:
-        log_alpha float32 [K, P, Q], of shared cells [2, P, Q] (normal, reduction); of the graph w1, w2 [K-1, Q, Q], phi1
-        [K-1, Q, d], w_g [K-1, d, d], phi2 [K-1, d, Q]; of the link w [K-1, P Q, P Q].
+        log_alpha float32 [K, P, Q], of shared cells [2, P, Q] (normal, reduction); of the graph w1, w2 [K-1, Q, Q],
+        phi1 [K-1, Q, d], w_g [K-1, d, d], phi2 [K-1, d, Q]; of the link w [K-1, P Q, P Q].
     """
     guide, sharing = guide_of(arch)
     cells = num_cells(arch)
@@ -207,25 +206,8 @@ def derived(arch: Arch, found: Genotype) -> Arch:
 # --- The network ---
 
 
-class MixedCell(Block):
-    """A cell with all candidates on each edge."""
-
-    @nn.compact
-    def __call__(self, inputs: Sequence[Array], weights: Array, train: bool = False) -> Array:
-        """Maps [B, h, w, C] that it reads, weights [P, Q] of the candidates -> the cell's result."""
-        maps = {flow.entry(i): x for i, x in enumerate(inputs)}
-        for op in self.spec.ops:
-            read = [maps[name] for name in op.reads]
-            if op.kind == flow.MIX:
-                own = weights[edge_index(op.name)].astype(read[0].dtype)
-                maps[op.name] = sum(own[i] * x for i, x in zip(LEFT, read, strict=True))
-            else:
-                maps[op.name] = self._done(op, read, train)
-        return maps[self.spec.ops[-1].name]
-
-
 RematCell = nn.remat(MixedCell, static_argnums=(3,))
-"""Eight maps per edge are not kept for the backward pass but made again."""
+"""The maps of all candidates are not kept for the backward pass but made again."""
 
 
 class SuperNet(segmenter.Segmenter):

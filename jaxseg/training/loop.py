@@ -112,6 +112,8 @@ def fit(
         except Interrupted:
             save(state, journal, None)
             raise
+        describe = phases[journal.phase].describe
+        found |= describe(arch, state) if describe and journal.entered else {}
         reporter.evaluated(journal.step, found)
         return found
 

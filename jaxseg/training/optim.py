@@ -7,7 +7,7 @@ never hides in optimiser state and a resumed or shortened run cannot drift from 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ class Optim:
     end_frac: last rate as a fraction of the peak.
     halve_at: fractions of the phase at which the schedule 'halving' halves the rate.
     updates:  grids of integer training; then rates must be powers of two.
+    others:   (top-level name, optimiser) of parts that have one of their own, all of whose values are its own.
     """
 
     name: str = "sgd"
@@ -52,6 +53,7 @@ class Optim:
     end_frac: float = 0.0
     halve_at: tuple[float, ...] = ()
     updates: Updates = Updates()
+    others: tuple[tuple[str, "Optim"], ...] = ()
 
     def __post_init__(self):
         if self.name not in OPTIMISERS:
@@ -119,11 +121,26 @@ def learning_rate(optim: Optim, steps: int) -> Callable[[Array], Array]:
     return rate
 
 
+def learning_rates(optim: Optim, steps: int) -> dict[str, Callable[[Array], Array]]:
+    """Name of a part with an optimiser of its own -> its schedule; '' -> that of all others."""
+    parts = {"": optim, **dict(optim.others)}
+    return {name: learning_rate(one, steps) for name, one in parts.items()}
+
+
 def direction(optim: Optim) -> optax.GradientTransformationExtraArgs:
     """Gradients -> ascent direction per unit of learning rate, for the trained half of the parameters.
 
     `update` takes the keyword `key`, a random key of the step.
     """
+    if optim.others:
+        own = dict(optim.others)
+        each = {
+            "": direction(replace(optim, others=())),
+            **{n: direction(o) for n, o in own.items()},
+        }
+        return optax.multi_transform(
+            each, lambda params: {n: n if n in own else "" for n in params}
+        )
 
     def decayed(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
@@ -146,17 +163,19 @@ def apply_direction(
     optim: Optim,
     params: dict[str, Any],
     updates: dict[str, Any],
-    rate: Array,
+    rates: Array | Mapping[str, Array],
     stored: Mapping[str, Grid] | None = None,
 ) -> dict[str, Any]:
-    """Params - rate * multiplier * updates, the multiplier chosen by the top-level name.
+    """Params - rate * multiplier * updates, rate and multiplier chosen by the top-level name.
 
+    rates: see `learning_rates`, at this step; or one for all.
     stored: path -> grid of the parameters that are stored on one, see `fixed_point.stored_grids`.
     """
 
     def moved(path: Any, p: Array, u: Array) -> Array:
-        backbone = path[0].key.startswith("block_")
-        step = rate * (optim.backbone_multiplier if backbone else 1.0) * u
+        top = path[0].key
+        rate = rates.get(top, rates[""]) if isinstance(rates, Mapping) else rates
+        step = rate * (optim.backbone_multiplier if top.startswith("block_") else 1.0) * u
         return fixed_point.moved(path, p, step, stored or {})
 
     return jax.tree_util.tree_map_with_path(moved, params, updates)

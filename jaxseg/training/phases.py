@@ -34,6 +34,8 @@ class Phase:
     on_enter:    pure (arch, state) -> (arch, state); may change the shapes of everything.
     until:       pure state -> bool, asked every `until_every` steps; True ends the phase early.
     fresh_optimiser: start with a new optimiser state. False keeps what `on_enter` returned.
+    describe:    (arch, state) -> what to tell of it beside the scores at every evaluation: numbers by name, and
+                 'pictures', uint8 [H, W, 3] by name.
     goes_on:     it is a piece of the same stretch as the phase before it: updates are counted on, so batches, learning
                  rates and `steps` are those of one phase, however long the pieces before it were.
     span:        length of the whole stretch, of which every piece must know; 0 = this phase is one.
@@ -50,6 +52,7 @@ class Phase:
     until: Callable[[Any], bool] | None = None
     until_every: int = 1
     fresh_optimiser: bool = True
+    describe: Callable[[Arch, Any], dict[str, Any]] | None = None
     goes_on: bool = False
     span: int = 0
 

@@ -94,13 +94,15 @@ class Report:
 
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         """Scores, plus the overlays of fixed images that came with them."""
-        sheet = scores.pop("sheet", None)
+        drawn = {"overlays": scores.pop("sheet", None), **scores.pop("pictures", {})}
         self._write("eval", step, scores)
         self._terminal.evaluated(step, scores)
-        if sheet is not None:
-            pictures.write_png(self._folder / "pictures" / f"overlays_{step:07d}.png", sheet)
+        for name, picture in drawn.items():
+            if picture is None:
+                continue
+            pictures.write_png(self._folder / "pictures" / f"{name}_{step:07d}.png", picture)
             if self._board:
-                self._board.add_image("overlays", sheet, step, dataformats="HWC")
+                self._board.add_image(name, picture, step, dataformats="HWC")
         draw_curves(self.lines, self._folder / "pictures" / "curves.png")
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The supervised train step: pure, the same under jit over a mesh and under pmap."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxseg.training import partition
 from jaxseg.training.fixed_point import stored_grids
 from jaxseg.training.loss import Loss as Loss
 from jaxseg.training.loss import Objective
-from jaxseg.training.optim import apply_direction, direction, learning_rate
+from jaxseg.training.optim import apply_direction, direction, learning_rates
+from jaxseg.training.optim import learning_rate as learning_rate
 from jaxseg.training.phases import Phase, Step
 from jaxseg.training.state import TrainState
 from jaxseg.types import Array, Batch
@@ -24,8 +25,22 @@ from jaxseg.types import Array, Batch
 UPDATE = 1_000_003
 """Folded into a step's key for what is random in an update."""
 
+
+class Now(NamedTuple):
+    """What is the same for all devices and micro-batches of an update.
+
+    phase_step: int32 scalar, updates done in the phase. key: random key of the update.
+    """
+
+    phase_step: Array
+    key: Array
+
+
 Forward = Callable[..., tuple[dict[str, Array], Array, dict[str, Any]]]
-"""(module, loss, variables, image, batch, key, phase_step) -> (sums, prediction, batch_stats), arguments as `whole`."""
+"""(module, loss, variables, image, batch, key, now) -> (sums, prediction, batch_stats), arguments as `whole`."""
+
+Penalty = Callable[[dict[str, Any], Now], Array]
+"""(trained parameters, now) -> what is added to the loss once per update."""
 
 
 def whole(
@@ -35,7 +50,7 @@ def whole(
     image: Array,
     batch: Batch,
     key: Array,
-    phase_step: Array,
+    now: Now,
 ) -> tuple[dict[str, Array], Array, dict[str, Any]]:
     """The whole network in training mode, then the loss of its answers.
 
@@ -45,8 +60,8 @@ def whole(
         variables: params and batch_stats of everything.
         image: [B, H, W, 3], normalised.
         batch: labels and weights.
-        key: of this micro-batch.
-        phase_step: int32 scalar, updates done in the phase.
+        key: of this micro-batch on this device.
+        now: of the update.
 
     Returns:
         The loss's (sums, prediction), and all running statistics after.
@@ -68,7 +83,7 @@ def supervised(
     accumulate: int = 1,
     axis_name: str | None = None,
     forward: Forward = whole,
-    penalty: Callable[[dict[str, Any]], Array] | None = None,
+    penalty: Penalty | None = None,
 ) -> Step:
     """Makes the step of a plainly supervised phase.
 
@@ -88,14 +103,14 @@ def supervised(
             sees one micro-batch at a time. Unrolled: XLA's convolution gradients are slow inside a scan.
         axis_name: of the axis of devices, or None for one device.
         forward: which parts of the network run, and what of them the loss sees.
-        penalty: of the trained parameters, added to the loss once per update; not logged.
+        penalty: added to the loss once per update; not logged.
     """
     names = [spec.name for spec in zoo.blocks(arch)]
     module = zoo.module(
         arch, axis_name=axis_name, frozen=partition.frozen_names(names, phase.trainable)
     )
     tx = direction(phase.optim)
-    rate_at = learning_rate(phase.optim, phase.schedule_steps)
+    rates_at = learning_rates(phase.optim, phase.schedule_steps)
     stored = stored_grids(arch, phase.optim.updates)
 
     def psum(tree: Any) -> Any:
@@ -104,22 +119,22 @@ def supervised(
     def pmean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
-    def share(trained, frozen, stats, batch, key, phase_step, counts):
+    def share(trained, frozen, stats, batch, key, now, counts):
         """One micro-batch: its share of the loss, and what comes along."""
         variables = {"params": partition.merge(trained, frozen), "batch_stats": stats}
         image = network_input(batch["image"], mean, std, arch.numbers)
-        totals, prediction, stats = forward(module, loss, variables, image, batch, key, phase_step)
+        totals, prediction, stats = forward(module, loss, variables, image, batch, key, now)
         totals = psum(totals)
         sums = metrics.class_sums(batch["label"], prediction, arch.num_classes)
         value = losses.mean(*loss.pooled(totals, counts))
         if penalty is not None:
-            value = value + penalty(trained) / accumulate
+            value = value + penalty(trained, now) / accumulate
         return value, (totals, sums, stats)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        phase_step = state.phase_step
         key = jax.random.fold_in(state.key, state.step)
         update_key = jax.random.fold_in(key, UPDATE)  # the same on all devices
+        now = Now(state.phase_step, update_key)
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         trained, frozen = partition.split(state.params, phase.trainable)
@@ -132,7 +147,7 @@ def supervised(
                 # Ties the next forward pass to this gradient, so that only one set of activations lives.
                 micro, grads = jax.lax.optimization_barrier((micro, grads))
             (_, (part, part_sums, stats)), part_grads = jax.value_and_grad(share, has_aux=True)(
-                trained, frozen, stats, micro, jax.random.fold_in(key, i), phase_step, counts
+                trained, frozen, stats, micro, jax.random.fold_in(key, i), now, counts
             )
             add = lambda a, b: b if a is None else jax.tree.map(jnp.add, a, b)  # noqa: E731
             grads, totals, sums = add(grads, part_grads), add(totals, part), add(sums, part_sums)
@@ -148,9 +163,9 @@ def supervised(
         # minutes to compile where there are hundreds of layers.
         finite = jax.lax.optimization_barrier(finite)
 
-        rate = rate_at(phase_step)
+        rates = {name: at(state.phase_step) for name, at in rates_at.items()}
         updates, opt_state = tx.update(grads, state.opt_state, trained, key=update_key)
-        trained = apply_direction(phase.optim, trained, updates, rate, stored)
+        trained = apply_direction(phase.optim, trained, updates, rates, stored)
         new = state.replace(
             step=state.step + 1,
             phase_step=state.phase_step + 1,
@@ -163,7 +178,7 @@ def supervised(
         told = {
             **loss.logged(totals, counts),
             "grad_norm_sum": norm,
-            "rate_sum": rate,
+            "rate_sum": rates[""],
             "steps": jnp.ones((), jnp.int32),
             **psum(sums),
         }

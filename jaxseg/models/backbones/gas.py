@@ -62,8 +62,8 @@ BY_HAND = (
 """Cells of a network that nobody searched, over and over."""
 
 GRAPH, LINK, IDENTITY, NONE = GUIDES = ("graph", "link", "identity", "none")
-"""How cells are told of the ones before them in a search: the graph-guided module; one dense layer from all parameters to
-all; a graph whose nodes are single parameters; not at all. The last three are the paper's ablations."""
+"""How cells are told of the ones before them in a search: the graph-guided module; one dense layer from all parameters
+to all; a graph whose nodes are single parameters; not at all. The last three are the paper's ablations."""
 
 OWN, SHARED = SHARING = ("own", "shared")
 """Whether cells have parameters of their own in a search, or all normal and all reduction cells the same."""
@@ -107,6 +107,8 @@ def gas(
         raise UserError(
             "gas.genotype", got=f"{len(genotype)} cells", expected=f"gas.cells, {cells}"
         )
+    for k, choices in enumerate(genotype):
+        check_choices(f"cell {k} of the genotype", choices)
     stem, channels = round_width(STEM * width), round_width(WIDTH * width)
     blocks, levels = [BlockArch("gas_stem", (stem,) * 3, stride=4)], {4: block_name(0)}
     stride = 4
