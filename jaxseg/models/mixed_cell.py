@@ -58,11 +58,11 @@ class MixedCell(nn.Module):
         nodes: dict[str, Array] = {}
         for source in (OLDER, NEWER, X1):
             if source == X1:
-                maps[X1] = nodes[X1]
+                maps[X1] = kept(nodes[X1])
             for e, y in self._edges(source, maps[source], weights, train).items():
                 node = EDGES[e][1]
                 nodes[node] = nodes[node] + y if node in nodes else y
-        return jnp.concatenate([nodes[X1], nodes[X2]], axis=-1)
+        return kept(jnp.concatenate([maps[X1], nodes[X2]], axis=-1))
 
     def _edges(self, source: str, x: Array, weights: Array, train: bool) -> dict[int, Array]:
         """What every edge from a map adds to its node."""
@@ -85,12 +85,12 @@ class MixedCell(nn.Module):
 
     def _separable(self, edges: list[int], x: Array, train: bool) -> dict[int, dict[str, Array]]:
         """Edge -> candidate -> map."""
-        wide = jnp.concatenate([x] * len(edges), axis=-1)
+        wide = kept(jnp.concatenate([x] * len(edges), axis=-1))
         names = [f"edge{e}_{choice}" for choice in SEPARABLES for e in edges]
         maps = []
         for choice in SEPARABLES:
             own = [f"edge{e}_{choice}_depthwise" for e in edges]
-            kernel = jnp.concatenate([self._kernel(n) for n in own], axis=-1)
+            kernel = kept(jnp.concatenate([self._kernel(n) for n in own], axis=-1))
             layer = self.spec.layer(own[0])
             maps.append(
                 self.conv_op(
@@ -102,22 +102,23 @@ class MixedCell(nn.Module):
                     padding=layer.padding,
                 )
             )
-        y = self._norm([f"{n}_depthwise" for n in names], jnp.concatenate(maps, axis=-1), train)
-        kernels = jnp.stack([self._kernel(n)[0, 0] for n in names])
+        y = kept(jnp.concatenate(maps, axis=-1))
+        y = kept(self._norm([f"{n}_depthwise" for n in names], y, train))
+        kernels = kept(jnp.stack([self._kernel(n)[0, 0] for n in names]))
         count, inputs, outputs = kernels.shape
         apart = jnp.eye(count, dtype=kernels.dtype)[:, None, :, None] * kernels[:, :, None, :]
-        block = apart.reshape(1, 1, count * inputs, count * outputs)
-        y = jax.nn.relu(self._norm(names, self.conv_op(y, block), train))
+        block = kept(apart.reshape(1, 1, count * inputs, count * outputs))
+        y = kept(jax.nn.relu(self._norm(names, self.conv_op(y, block), train)))
         parts = dict(zip(names, jnp.split(y, count, axis=-1), strict=True))
         return {e: {choice: parts[f"edge{e}_{choice}"] for choice in SEPARABLES} for e in edges}
 
     def _layers(self, names: list[str], x: Array, train: bool, activation: str) -> list[Array]:
         """Several layers of one shape on one map, as one."""
         layer = self.spec.layer(names[0])
-        kernel = jnp.concatenate([self._kernel(name) for name in names], axis=-1)
+        kernel = kept(jnp.concatenate([self._kernel(name) for name in names], axis=-1))
         y = self.conv_op(x.astype(kernel.dtype), kernel, stride=layer.stride, padding=layer.padding)
         y = self._norm(names, y, train)
-        y = jax.nn.relu(y) if activation else y
+        y = kept(jax.nn.relu(y) if activation else y)
         return jnp.split(y, len(names), axis=-1)
 
     def _kernel(self, name: str) -> Array:
@@ -128,7 +129,7 @@ class MixedCell(nn.Module):
 
         def joined(kind: str, leaf: str) -> Array:
             found = [self.get_variable(kind, name)["norm"][leaf] for name in names]
-            return jnp.concatenate(found)
+            return kept(jnp.concatenate(found))
 
         scale, bias = (joined("params", leaf) for leaf in ("scale", "bias"))
         running = joined("batch_stats", "mean"), joined("batch_stats", "var")
@@ -143,11 +144,19 @@ class MixedCell(nn.Module):
             axis_name=self.axis_name,
         )
         if train:
-            parts = (jnp.split(v, len(names)) for v in moved)
+            parts = (jnp.split(kept(v), len(names)) for v in moved)
             for name, mean, var in zip(names, *parts, strict=True):
                 self.put_variable("batch_stats", name, {"norm": {"mean": mean, "var": var}})
-        # Else a norm is fused into everything that reads its result, over and over.
-        return jax.lax.optimization_barrier(y.astype(x.dtype))
+        return y.astype(x.dtype)
+
+
+def kept(x: Array) -> Array:
+    """The map itself, to be held in memory, its gradient too.
+
+    Else XLA works it out again inside of everything that reads it: of a sum of seven candidates, in front of each of
+    the 36 shifts of the depthwise convolutions, and so on from cell to cell.
+    """
+    return jax.lax.optimization_barrier(x)
 
 
 def variables_of(spec: BlockSpec, variables: dict[str, Any]) -> dict[str, Any]:
