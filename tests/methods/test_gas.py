@@ -11,14 +11,11 @@ import pytest
 
 from jaxseg.errors import UserError
 from jaxseg.inference import edge_times
-from jaxseg.inference.artifact import load_model
 from jaxseg.methods import gas as method
 from jaxseg.models import gas, zoo
-from jaxseg.models.backbones.gas import CANDIDATES, genotype_of
-from jaxseg.training import run
+from jaxseg.models.backbones.gas import CANDIDATES
 from jaxseg.training.steps import Now
 from tests.models.test_gas import K, alphas, supernet
-from tests.training.test_run import SIZE_PX, phase, plan, run_in_pieces
 
 
 def test_gradient_of_the_latency_by_hand():
@@ -48,7 +45,7 @@ def test_the_temperature_falls_in_a_line():
 
 @pytest.mark.parametrize("guide", ["graph", "none"])
 def test_latency_alone_drives_edges_to_what_is_cheap(guide):
-    """G7: with the cross-entropy switched off. A guide can hold the edges of a cell together; then not all get there."""
+    """G7: with the cross-entropy switched off. A guide can hold a cell's edges together; then not all get there."""
     arch = supernet(3, guide=guide)
     search = gas.initial(arch, jax.random.PRNGKey(0))
     rng = np.random.default_rng(0)
@@ -123,24 +120,6 @@ def test_tables_that_do_not_fit_are_refused(record, tmp_path, change, said):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot read"):
         edge_times.read_table(tmp_path / "no", supernet(3), None)
-
-
-def searched_plan():
-    arch = supernet(3)
-    table = edge_times.reckoned(arch, SIZE_PX)
-    settings = method.Settings(4)
-    return plan(method.searched([phase("main", 3)], arch, settings, table, 0), arch)
-
-
-@pytest.mark.slow  # a network to be searched takes minutes to compile
-def test_a_run_searches_derives_trains_and_resumes(tmp_path):
-    straight = run.train(tmp_path / "straight", searched_plan())
-    assert [e["phase"] for e in straight["evidence"]] == ["search", "main"]
-    arch, variables, _ = load_model(tmp_path / "straight" / "model")
-    assert len(genotype_of(arch.backbone)) == 3 and "search" not in variables["params"]
-    assert (tmp_path / "straight" / "pictures").glob("alphas_*.png")
-    resumed = run_in_pieces(tmp_path / "pieces", searched_plan, (2, 4, 5))
-    assert resumed["state_digest"] == straight["state_digest"]
 
 
 @pytest.mark.parametrize(
