@@ -26,9 +26,12 @@ from jaxseg.training.phases import Phase
 
 CLAIM = (
     "After DANCE, toy_street: seconds of training by the sum of median step times, seconds of compiling, and "
-    "milliseconds of an answer at batch 1, of every arm in turn on one machine."
+    "milliseconds of an answer at batch 1, of the main arms in turn on one machine."
 )
 SEEDS = (0,)
+TIMED = ("full", "dance", "uniform", "dropping", "data", "network")
+"""Arms; the others' steps and answers are those of `dance` but for which channels went."""
+
 ROUNDS, STEPS = 5, 2
 IMAGES, TIMES = 30, 5
 
@@ -63,16 +66,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def folders(workdir: Path, network: str, arm: str) -> list[Path]:
     """The runs that an arm's row is of."""
     folder = dance.sibling(workdir, network, arm)
-    parts = [folder / "data", folder / "network"] if arm == "sequence" else [folder]
-    again = [part.with_name(part.name + "_again") for part in parts]
-    return [b if b.exists() else a for a, b in zip(parts, again, strict=True)]
+    again = folder.with_name(folder.name + "_again")
+    return [again if again.exists() else folder]
 
 
 def training(network: str, seed: int, workdir: Path) -> dict[str, dict[str, float]]:
     """Arm -> seconds of all steps, seconds of compiling, and how many programs that is."""
     needs: dict[str, collections.Counter[Program]] = {}
     makers: dict[Program, tuple[Phase, Arch]] = {}
-    for arm in dance.ARMS_OF_A_NETWORK:
+    for arm in TIMED:
         counts = needs[arm] = collections.Counter()
         for folder in folders(workdir, network, arm):
             for phase, arch, first, end in pieces_of(folder, network, seed):
@@ -125,7 +127,7 @@ def answering(network: str, seed: int, workdir: Path) -> dict[str, dict[str, flo
     split = dance.planned(network, seed).eval_split
     images = [split[i * len(split) // IMAGES]["image"] for i in range(IMAGES)]
     runs: dict[tuple[str, str], Any] = {}
-    for arm in dance.ARMS_OF_A_NETWORK:
+    for arm in TIMED:
         model = Model(*load_model(folders(workdir, network, arm)[-1] / "model"))
         runs[arm, "ms"] = model
         if model.card.sizes:

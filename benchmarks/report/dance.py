@@ -126,6 +126,8 @@ def times(record: Record) -> str:
     for row in record["rows"]:
         plain = row["arms"]["full"]
         for arm, words in ARMS.items():
+            if arm not in row["arms"]:
+                continue
             found = row["arms"][arm]
             own = f"{found['slim_ms'] / plain['ms']:.2f}" if "slim_ms" in found else ""
             rows.append(
