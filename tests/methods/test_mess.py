@@ -211,7 +211,7 @@ def stage_1_gradients(form=None):
     def value(params, step):
         variables = {"params": params, "batch_stats": state.batch_stats}
         totals, _, stats = method.exit_dropout(
-            module, BASE, variables, image, data, key, step, form=form
+            module, BASE, variables, image, data, key, steps.Now(step, key), form=form
         )
         return losses.mean(*BASE.pooled(totals, counts)), stats
 
