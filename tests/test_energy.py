@@ -1,5 +1,7 @@
 """Joules from counters of a made-up machine: parts of packages are left out, wrapping is seen, absence is told."""
 
+import sys
+
 import pytest
 
 from jaxseg.energy import Meter, counters
@@ -16,7 +18,7 @@ def zone(root, name, label, microjoules, most=1_000_000_000):
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
 def test_packages_are_added_up_and_their_parts_are_not(tmp_path):
