@@ -104,7 +104,3 @@ def test_looking_changes_nothing_else(tmp_path):
         for name in ("gated", "once")
     )
     assert gated[:4] == once[:4]
-
-
-def test_settings_are_checked():
-    assert dance.Settings(stable=0.1).stable == 0.1

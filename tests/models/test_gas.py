@@ -13,7 +13,6 @@ from jaxseg.models import gas, zoo
 from jaxseg.models.backbones.gas import (
     BY_HAND,
     CANDIDATES,
-    EDGES,
     check_choices,
     genotype_of,
     nodes_of,
@@ -161,7 +160,8 @@ def test_a_derived_network_is_the_searched_one_with_its_weights():
     variables = jax.tree.map(lambda x: x + 0.1 * rng.random(x.shape, np.float32), variables)
     x = jnp.asarray(rng.normal(size=(1, 32, 32, 3)), jnp.float32)
     whole = jax.jit(zoo.module(arch).apply)
-    for seed in range(2):
+    compared = 0
+    for seed in range(6):
         variables["params"]["search"]["log_alpha"] = alphas(3, seed)
         small = gas.derived(arch, gas.genotype(gas.guided(arch, variables["params"]["search"])))
         parts = {
@@ -174,8 +174,10 @@ def test_a_derived_network_is_the_searched_one_with_its_weights():
         }
         if any(len(nodes_of(c)) < 2 for c in genotype_of(small.backbone)):
             continue  # others read fewer channels then
+        compared += 1
         expected = zoo.module(small).apply(parts, x).logits
         np.testing.assert_allclose(whole(variables, x).logits, expected, rtol=1e-4, atol=1e-4)
+    assert compared >= 2
 
 
 @pytest.mark.parametrize(
@@ -204,4 +206,3 @@ def test_cells_of_a_search_are_guided_alike():
         zoo.blocks(other)
     with pytest.raises(UserError, match="no neighbours"):
         gas.check_guide("graph", "shared")
-    assert len(EDGES) == 5
