@@ -14,7 +14,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
-from benchmarks import torch_net, torch_real_time
+from benchmarks import torch_gas, torch_net, torch_real_time
 from jaxseg.arch import Arch
 from jaxseg.models import zoo
 
@@ -239,6 +239,7 @@ _ALL = (
         width=0.5,
     ),
     _whole("bisenetv2", torch_real_time.BiSeNet, torch_real_time.bisenet_names, width=0.5),
+    _whole("gas", torch_gas.Cells, torch_gas.names, cells=6),
 )
 
 TWINS = {twin.network: twin for twin in _ALL}
