@@ -18,7 +18,7 @@ from jaxseg.models.backbones.gas import (
     nodes_of,
     reductions,
 )
-from jaxseg.models.mixed_cell import variables_of
+from jaxseg.models.backbones.gas_mixed import variables_of
 
 K = 3
 

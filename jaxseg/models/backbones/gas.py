@@ -13,7 +13,7 @@ Order of `BlockArch.widths`:
     gas_stem:  conv1, conv2, conv3
     gas_cell:  older, newer (where they are read), then every convolution of the edges in order; of a separable one
                that is the 1x1
-    gas_mixed: the same of all candidates on all edges
+    gas_mixed: one, of every candidate (see `backbones.gas_mixed`)
 """
 
 from collections.abc import Iterator, Sequence
@@ -219,14 +219,14 @@ def _steps(block: BlockArch) -> list[int]:
 
 def _candidates(block: BlockArch) -> list[tuple[str, ...]]:
     """What there is on every edge."""
-    if block.kind == MIXED:
-        return [tuple(c for c in CANDIDATES if c != ZERO)] * len(EDGES)
     used = {e for edges in nodes_of(block.choices).values() for e in edges}
     return [(c,) if e in used else () for e, c in enumerate(block.choices)]
 
 
 def num_widths(block: BlockArch) -> int:
     """Length of a cell's `widths`."""
+    if block.kind == MIXED:
+        return 1
     there, steps = _candidates(block), _steps(block)
     read = {source for (source, _), choices in zip(EDGES, there, strict=True) if choices}
     edges = zip(there, steps, strict=True)
@@ -248,69 +248,45 @@ def _stem_spec(name: str, block: BlockArch, in_channels: int, in_stride: int) ->
 def _cell_spec(
     name: str, block: BlockArch, in_channels: int, in_stride: int, older: Tap
 ) -> BlockSpec:
-    """A cell; of a mixed one every edge is a `mix` of all candidates but 'zero', which adds nothing."""
-    if block.kind == CELL:
-        check_choices(f"choices of {name}", block.choices)
-    elif (
-        len(block.choices) != 2 or block.choices[0] not in GUIDES or block.choices[1] not in SHARING
-    ):
-        raise UserError(
-            f"choices of {name} ({block.kind})", got=block.choices, expected="(guide, sharing)"
-        )
-    if block.stride not in (1, 2) or older.stride not in (in_stride, in_stride // 2):
-        raise UserError(
-            f"strides of {name} ({block.kind})",
-            got=f"{block.stride} on maps of stride {older.stride} and {in_stride}",
-            expected="1 or 2, the older map as large as the newer one or twice as large",
-        )
+    check_choices(f"choices of {name}", block.choices)
+    check_strides(name, block, in_stride, older)
     check_widths(name, block.kind, block.widths, num_widths(block))
     widths, there, steps = iter(block.widths), _candidates(block), _steps(block)
     layers: list[LayerSpec] = []
     ops: list[Op] = []
     maps: dict[str, tuple[str, int]] = {}  # i1, i2 and x1 -> (name of the map, channels)
     read = {source for (source, _), choices in zip(EDGES, there, strict=True) if choices}
-    for source, entry, tap in (
-        (OLDER, "in_1", older),
-        (NEWER, "in_0", Tap(in_channels, in_stride)),
-    ):
+    for source, entry, tap in entries(Tap(in_channels, in_stride), older):
         if source in read:
-            out = next(widths)
-            layer = normed_layer(
-                source, tap.channels, out, 1, tap.stride, stride=in_stride // tap.stride
-            )
-            layers.append(layer)
+            layers.append(entry_layer(source, tap, next(widths), in_stride))
             ops.append(flow.conv(source, entry))
-            maps[source] = source, out
+            maps[source] = source, layers[-1].out_channels
     results: list[tuple[str, int]] = []
     for node in (X1, X2):
-        terms: list[str] = []
-        channels = 0
+        terms: list[tuple[str, int]] = []
         for e, (source, to) in enumerate(EDGES):
             if to != node or not there[e]:
                 continue
             (reads, wide), step = maps[source], steps[e]
             at = in_stride if source in (OLDER, NEWER) else in_stride * block.stride
-            parts = [part(f"edge{e}", c, reads, wide, widths, Tap(step, at)) for c in there[e]]
-            for one in parts:
-                layers += one.layers
-                ops += one.ops
-            made = [one.layers[-1].out_channels if one.layers else wide for one in parts]
-            if len({*made, channels or made[0]}) > 1:
+            one = part(f"edge{e}", there[e][0], reads, wide, widths, Tap(step, at))
+            layers += one.layers
+            ops += one.ops
+            terms.append((one.result, one.layers[-1].out_channels if one.layers else wide))
+        if not terms:
+            continue
+        (total, channels), *rest = terms
+        for i, (term, made) in enumerate(rest, start=1):
+            if made != channels:
                 raise UserError(
-                    f"widths of {name} ({block.kind})", got=made, expected="equal ones in a node"
+                    f"widths of {name} ({block.kind})",
+                    got=[made for _, made in terms],
+                    expected="equal ones in a node",
                 )
-            channels, result = made[0], parts[0].result
-            if block.kind == MIXED:
-                result = f"edge{e}"
-                ops.append(Op(result, flow.MIX, tuple(one.result for one in parts)))
-            terms.append(result)
-        if terms:
-            total = terms[0]
-            for i, term in enumerate(terms[1:], start=1):
-                ops.append(flow.add(f"{node}_{i}", total, term))
-                total = f"{node}_{i}"
-            maps[node] = total, channels
-            results.append((total, channels))
+            ops.append(flow.add(f"{node}_{i}", total, term))
+            total = f"{node}_{i}"
+        maps[node] = total, channels
+        results.append((total, channels))
     # Also of one node: an edge may be nothing but a name for another map.
     ops.append(flow.join("joined", *(total for total, _ in results)))
     out_channels = sum(channels for _, channels in results)
@@ -325,7 +301,27 @@ def _cell_spec(
     )
 
 
-KINDS: dict[str, MakeSpec] = {"gas_stem": _stem_spec, CELL: _cell_spec, MIXED: _cell_spec}
+def check_strides(name: str, block: BlockArch, in_stride: int, older: Tap) -> None:
+    """Raises a UserError unless the maps of a cell fit together."""
+    if block.stride not in (1, 2) or older.stride not in (in_stride, in_stride // 2):
+        raise UserError(
+            f"strides of {name} ({block.kind})",
+            got=f"{block.stride} on maps of stride {older.stride} and {in_stride}",
+            expected="1 or 2, the older map as large as the newer one or twice as large",
+        )
 
-READS = {CELL: 2, MIXED: 2}
+
+def entries(newer: Tap, older: Tap) -> tuple[tuple[str, str, Tap], ...]:
+    """(input node, map that it is made from, that map's shape)."""
+    return (OLDER, "in_1", older), (NEWER, "in_0", newer)
+
+
+def entry_layer(source: str, tap: Tap, channels: int, stride: int) -> LayerSpec:
+    """The 1x1 convolution that makes an input node out of a map."""
+    return normed_layer(source, tap.channels, channels, 1, tap.stride, stride=stride // tap.stride)
+
+
+KINDS: dict[str, MakeSpec] = {"gas_stem": _stem_spec, CELL: _cell_spec}
+
+READS = {CELL: 2}
 """Kinds that read several maps: the newer cell's first."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from jaxseg.arch import IMAGE, BackboneArch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
-from jaxseg.models.backbones import bisenet, ddrnet, gas, inverted, itnet, resnet, vgg
+from jaxseg.models.backbones import bisenet, ddrnet, gas, gas_mixed, inverted, itnet, resnet, vgg
 from jaxseg.models.block import Tap
 
 KINDS = {
@@ -15,10 +15,11 @@ KINDS = {
     **bisenet.KINDS,
     **ddrnet.KINDS,
     **gas.KINDS,
+    **gas_mixed.KINDS,
 }
 """Every kind of backbone block: name -> its spec. A new backbone adds its own here."""
 
-READS = {**bisenet.READS, **ddrnet.READS, **gas.READS}
+READS = {**bisenet.READS, **ddrnet.READS, **gas.READS, **gas_mixed.READS}
 """Kinds that read several maps, and how many."""
 
 
