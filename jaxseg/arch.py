@@ -200,6 +200,7 @@ class LayerSpec:
     repeats:    how often it runs on one image.
     own:        one of `OWN`: the variables that each of these passes has for itself, along a first axis.
     bins:       of a global layer: cells per axis of its grid, whatever the size of the image.
+    affine:     whether its norm has a scale and a bias; all have, but for cells that are searched.
     """
 
     name: str
@@ -217,6 +218,7 @@ class LayerSpec:
     repeats: int = 1
     own: str = NOTHING
     bins: int = 1
+    affine: bool = True
 
     @property
     def depthwise(self) -> bool:
@@ -379,6 +381,7 @@ def layer_counts(layer: LayerSpec, cells: int) -> Counts:
     weights = height * width * fan_in * out
     return Counts(
         macs=weights * cells * layer.repeats,
-        params=(weights + out * layer.bias + 2 * out * layer.norm) * layer.copies,
+        params=(weights + out * layer.bias + 2 * out * (layer.norm and layer.affine))
+        * layer.copies,
         norm_elements=out * cells * layer.norm * layer.repeats,
     )

@@ -15,6 +15,7 @@ from jaxseg.arch import Arch
 from jaxseg.conversion.steps import deployed_blocks
 from jaxseg.data import datasets
 from jaxseg.errors import UserError
+from jaxseg.inference import edge_times
 from jaxseg.inference.artifact import Card, load_model
 from jaxseg.inference.latency import measure, prepare
 from jaxseg.inference.layer_quality import Network, as_float, check, qualities, sample
@@ -23,6 +24,7 @@ from jaxseg.inference.layer_times import layer_times, roofline_table
 from jaxseg.inference.predictor import model_folder
 from jaxseg.inference.roofline import peaks
 from jaxseg.models import zoo
+from jaxseg.models.gas import is_supernet
 from jaxseg.outside import write_file
 
 SPLITS = ("train", "calib", "val", "test")
@@ -42,6 +44,10 @@ COMMAND = cli.Command(
             "with --layers: the trained float folder that an int8 --workdir was made from; shows what is left of it",
         ),
         cli.Flag("split", "whose images --beside looks at", default="val", choices=SPLITS),
+        cli.Flag(
+            "table",
+            "with --config of a network to be searched: where to write how long each of its operations takes here",
+        ),
         cli.Flag("output", "where to write; default: W/bench.json, or ./bench.json with --config"),
     ),
     config_help="replaces a value of the config",
@@ -53,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(COMMAND, argv)
     if bool(args["workdir"]) == bool(args["config"]):
         raise UserError("bench", expected="either --workdir or --config")
+    if args["table"] and not args["config"]:
+        raise UserError("--table", expected="--config of a network to be searched")
     if args["beside"] and not (args["workdir"] and args["layers"]):
         raise UserError("--beside", expected="--workdir of an int8 network, and --layers")
     batch, rounds = cli.whole(args, "batch"), cli.whole(args, "rounds")
@@ -63,6 +71,8 @@ def main(argv: Sequence[str]) -> None:
     else:
         config = cli.override(cli.load_config(args["config"]), argv)
         arch = build.architecture(config, datasets.describe(config.data.name, config.data.dir))
+        if args["table"]:
+            return _table(args, arch, config)
         variables = zoo.init(arch, jax.random.PRNGKey(config.seed))
         mean, std, folder = tuple(config.data.mean), tuple(config.data.std), Path(".")
     beside = _beside(args, arch, card, config) if args["beside"] else None
@@ -100,6 +110,26 @@ def main(argv: Sequence[str]) -> None:
         f"{record['macs'] / 1e9:.3f} GMACs, {record['params'] / 1e6:.3f} M parameters\n"
         f"timer: {record['timer']}\nwritten to {path}"
     )
+
+
+def _table(args: dict[str, Any], arch: Arch, config: ConfigDict) -> None:
+    """Measures and writes a table for `gas.latency`."""
+    if not is_supernet(arch):
+        raise UserError("--table", got=config.model.name, expected="a config with gas.search.steps")
+    size_px = (
+        cli.whole(args, "height", config.data.height_px),
+        cli.whole(args, "width", config.data.width_px),
+    )
+    record = edge_times.measure(arch, size_px, rounds=cli.whole(args, "rounds"))
+    record |= runtime.provenance()
+    path = Path(args["table"])
+    try:
+        write_file(path, (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}", got=error.strerror) from error
+    for key, ms in sorted(record["entries"].items(), key=lambda pair: -pair[1]):
+        print(f"  {1e3 * ms:9.1f} us  {key}")
+    print(f"written to {path}; give it as --config.gas.latency={path}")
 
 
 def _beside(

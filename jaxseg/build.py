@@ -109,8 +109,10 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
         options |= {k: config.itnet[k] for k in LOOP_OPTIONS}
     if config.model.name == "gas":
         options |= sections.gas_options(config.gas)
-    elif config.gas.genotype:
-        raise UserError("gas.genotype", got=config.model.name, expected="model.name=gas")
+    elif config.gas.search.steps or config.gas.genotype:
+        raise UserError(
+            "gas.search, gas.genotype", got=config.model.name, expected="model.name=gas"
+        )
     arch = zoo.named(config.model.name, len(spec.class_names), **options)
     changed = [name for name, bits in config.integer.widths.items() if bits != -1]
     if not config.integer.preset and (changed or config.integer.layers):

@@ -151,9 +151,33 @@ def get_config() -> ConfigDict:
                 "exits": (),  # passes whose answers are trained, such as (2, 4, 8); () = all
                 "exit_weights": (),  # of their losses, one per exit; () = equal
             },
-            "gas": {  # of the network gas: a stack of cells that all differ
+            "gas": {  # of the network gas: a stack of cells that all differ, searched or given
                 "cells": 14,
-                "genotype": "",  # '' = cells by hand | a folder of a network of cells, whose are taken
+                # '' = cells by hand | the folder of a search, or of a model: its cells are taken
+                "genotype": "",
+                # A phase before the others, if it has steps; they train what it finds. Its `optim` is of the weights.
+                "search": stage(
+                    0,
+                    learning_rate=0.025,
+                    weight_decay=1e-3,
+                    clip_norm=5.0,
+                    schedule="cosine",
+                    end_frac=0.04,
+                ),
+                "alphas": stage(  # of the architecture parameters; `steps` are those of the search
+                    0,
+                    name="adamw",
+                    learning_rate=1e-3,
+                    momentum=0.5,
+                    clip_norm=10.0,
+                    schedule="constant",
+                ),
+                "guide": "graph",  # graph | link | identity | none: how cells are told of those before them
+                "sharing": "own",  # own | shared: all normal cells the same, and all that reduce
+                "beta": 0.005,  # weight of log(latency); 0 = it does not matter
+                "temperatures": (1.0, 0.03),  # of the sampling, first and last
+                "latency": "",  # '' = MACs | a table of this device, see `python -m jaxseg.bench --table`
+                "any_device": False,  # take a table that was measured elsewhere
             },
             "integer": {  # integer training: every path of numbers on a grid
                 "preset": "",  # '' = floating | paper | integer_only | wageubn

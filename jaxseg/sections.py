@@ -6,12 +6,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg import runtime
 from jaxseg.arch import Arch, from_json
 from jaxseg.data import dance as data_slimming
 from jaxseg.errors import UserError
+from jaxseg.inference import edge_times
 from jaxseg.inference.artifact import ARCH
-from jaxseg.methods import dance, dance_data, integer, itnet, mess
+from jaxseg.methods import dance, dance_data, gas, integer, itnet, mess
 from jaxseg.models.backbones.gas import genotype_of
+from jaxseg.models.gas import check_guide, is_supernet
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
 from jaxseg.outside import read_file
@@ -24,6 +27,8 @@ def methods(
     config: ConfigDict, arch: Arch, run: tuple[Phase, ...], q: Sequence[float] = ()
 ) -> tuple[Phase, ...]:
     """The run with what each method adds, in the one order that there is: gas, mess, dance, integer."""
+    if is_supernet(arch):
+        return gas_search(config, arch, run)
     if is_looped(arch):
         if config.mess.num_exits:
             raise UserError(
@@ -46,12 +51,57 @@ def methods(
     return run
 
 
+def gas_search(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The run with a search before it.
+
+    Raises:
+        UserError: a value that cannot be, or another method: what they do depends on the network that is not known yet.
+    """
+    others = {
+        "mess.num_exits": config.mess.num_exits,
+        "dance.data.measure": config.dance.data.measure,
+        "dance.network.share": config.dance.network.share,
+        "dance.network.l1": config.dance.network.l1,
+        "integer.preset": config.integer.preset,
+    }
+    for key, value in others.items():
+        if value:
+            raise UserError(
+                f"{key} beside gas.search.steps",
+                got=repr(value),
+                expected="one after the other: what is found is not known yet",
+                do="search first, then give --config.gas.genotype=FOLDER and gas.search.steps=0",
+            )
+    section = config.gas
+    if len(section.temperatures) != 2:
+        raise UserError("gas.temperatures", got=section.temperatures, expected="first and last")
+    optims = [Optim(**plain(part.optim)) for part in (section.search, section.alphas)]
+    for optim in optims:
+        steps.learning_rate(optim, section.search.steps)
+    settings = gas.Settings(section.search.steps, section.beta, *section.temperatures, *optims)
+    if section.latency:
+        told = runtime.provenance()
+        here = None if section.any_device else {k: told[k] for k in ("device", "cpu")}
+        table = edge_times.read_table(Path(section.latency), arch, here)
+    else:
+        table = edge_times.reckoned(arch, run[0].plan.size_px)
+    return gas.searched(run, arch, settings, table, config.seed)
+
+
 def gas_options(section: ConfigDict) -> dict[str, Any]:
-    """What the network 'gas' is asked for: with cells of a folder, or with those by hand.
+    """What the network 'gas' is asked for: to be searched, or with cells of a folder, or with those by hand.
 
     Raises:
         UserError: no such folder, or another network in it.
     """
+    check_guide(section.guide, section.sharing)
+    if section.search.steps:
+        if section.genotype:
+            raise UserError(
+                "gas.genotype beside gas.search.steps", got=section.genotype, expected="one of them"
+            )
+        own = {"guide": section.guide, "sharing": section.sharing}
+        return {"cells": section.cells, "genotype": (), **own}
     if not section.genotype:
         return {"cells": section.cells}
     folder = Path(section.genotype)

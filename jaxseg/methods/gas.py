@@ -4,7 +4,7 @@ In one backward pass on one batch the weights and the architecture parameters le
 
     cross-entropy of the sampled network + beta log(expected latency),    Z = softmax((alpha' + Gumbel) / temperature)
 
-(single level; recalled). Norms of cells have no scale and bias of their own meanwhile (SNAS code): theirs stay 1 and 0.
+(single level; recalled). Norms of cells have no scale and bias meanwhile (SNAS code).
 When the search is over every edge gets its best candidate by alpha', the module that guided the cells is dropped, and
 training begins with new weights.
 """
@@ -126,27 +126,15 @@ def mixed(
     sample: Any,
 ) -> tuple[dict[str, Array], Array, dict[str, Any]]:
     """A `steps.Forward`: the network with as much of every candidate as was sampled."""
-    params = dict(variables["params"])
-    weights = sample(params[gas.SEARCH], now)
-    params = {
-        name: _fixed(tree) if name.startswith("block_") else tree for name, tree in params.items()
-    }
+    weights = sample(variables["params"][gas.SEARCH], now)
     outputs, updated = module.apply(
-        {**variables, "params": params, gas.MIXING: {"z": weights}},
+        {**variables, gas.MIXING: {"z": weights}},
         image,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": key},
     )
     return *loss(outputs, batch), updated.get("batch_stats", variables["batch_stats"])
-
-
-def _fixed(tree: dict[str, Any]) -> dict[str, Any]:
-    """A block's parameters whose norms do not learn."""
-    return {
-        layer: {k: jax.lax.stop_gradient(v) if k == "norm" else v for k, v in leaves.items()}
-        for layer, leaves in tree.items()
-    }
 
 
 def expected_latency(weights: Array, table: Array) -> Array:

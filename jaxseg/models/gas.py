@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxseg.arch import Arch, BlockSpec, block_name
 from jaxseg.errors import UserError, unknown_name
+from jaxseg.layers.conv import ConvOp, plain_conv2d
 from jaxseg.models import segmenter
 from jaxseg.models.backbones.gas import (
     CANDIDATES,
@@ -215,6 +216,8 @@ class SuperNet(segmenter.Segmenter):
 
     Without the collection 'mixing' ({'z': [K, P, Q]}) each edge is its best candidate by the variables' entry 'search'.
     """
+
+    conv_op: ConvOp = plain_conv2d
 
     def setup(self):
         for spec in blocks(self.arch):

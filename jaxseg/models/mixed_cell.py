@@ -3,7 +3,7 @@
 Layer by layer a search of 8 cells is 120 thousand operations, which XLA compiles for a quarter of an hour into 16 GB.
 So all edges from one map are computed together, on joined variables (see `backbones.gas_mixed`), and kernels of
 depthwise and grouped convolutions are spread into dense ones with zeros: on the few channels of a cell they take no
-longer, and are one call of a library instead of loops that have to be compiled.
+longer, and are calls of a library instead of loops that have to be compiled.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.arch import BlockSpec
-from jaxseg.layers.conv import ConvOp, conv2d
+from jaxseg.layers.conv import ConvOp, plain_conv2d
 from jaxseg.layers.norm import applied
+from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.pool import max_pool
 from jaxseg.models.backbones.gas import (
     CANDIDATES,
@@ -44,14 +45,17 @@ class MixedCell(nn.Module):
 
     spec: BlockSpec
     numbers: NumbersArch
-    conv_op: ConvOp = conv2d
+    conv_op: ConvOp = plain_conv2d
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, inputs: Sequence[Array], weights: Array, train: bool = False) -> Array:
         """Maps [B, h, w, C] of the newer and the older cell, weights [P, Q] of the candidates -> [B, h', w', 2 C]."""
         newer, older = inputs
-        maps = {OLDER: self._layer(OLDER, older, train), NEWER: self._layer(NEWER, newer, train)}
+        maps = {
+            OLDER: kept(self._layer(OLDER, older, train)),
+            NEWER: kept(self._layer(NEWER, newer, train)),
+        }
         nodes: dict[str, Array] = {}
         for source in SOURCES:
             if source == X1:
@@ -65,51 +69,37 @@ class MixedCell(nn.Module):
 
     def _edges(self, source: str, x: Array, weights: Array, train: bool) -> Array:
         """What the E edges from a map add to their nodes: [B, h', w', E, C], of weights [E, Q]."""
-        step, (edges, channels) = self._stride(source), (len(weights), x.shape[-1])
-        weights = weights.astype(x.dtype).reshape(1, 1, 1, edges, -1, 1)
-        share = {c: weights[..., i, :] for i, c in enumerate(CANDIDATES)}
-        skipped = x[..., None, :]
+        step, edges, channels = self._stride(source), len(weights), x.shape[-1]
+        parts = {CONV: self._layer(f"{source}_{CONV}", x, train)}
         if step > 1:
-            skipped = self._layer(f"{source}_{SKIP}", x, train)
-        maps = {
-            CONV: self._layer(f"{source}_{CONV}", x, train),
-            SKIP: skipped,
-            MAX_POOL: max_pool(x, 3, step)[..., None, :],
-        }
+            parts[SKIP] = self._layer(f"{source}_{SKIP}", x, train)
         apart = self._separable(source, x, train)
-        maps |= {c: apart[..., i, :, :] for i, c in enumerate(SEPARABLES)}
-        shape = (*apart.shape[:3], edges, channels)
-        return sum(
-            share[c] * (y if y.ndim == 5 else y.reshape(shape)) for c, y in maps.items()
-        )
+        parts |= dict(zip(SEPARABLES, jnp.split(apart, len(SEPARABLES), axis=-1), strict=True))
+        parts = {c: y.reshape(*y.shape[:3], edges, channels) for c, y in parts.items()}
+        parts |= {MAX_POOL: max_pool(x, 3, step)[..., None, :]}
+        parts.setdefault(SKIP, x[..., None, :])
+        share = weights.astype(x.dtype).reshape(1, 1, 1, edges, -1, 1)
+        return sum(share[..., CANDIDATES.index(c), :] * y for c, y in parts.items())
 
     def _separable(self, source: str, x: Array, train: bool) -> Array:
-        """[B, h', w', dilations, E, C]"""
+        """[B, h', w', dilations E C]"""
         name, channels = f"{source}_depthwise", x.shape[-1]
         kernels = jnp.split(self._kernel(name), len(SEPARABLES), axis=-1)
-        layer = self.spec.layer(name)
         maps = [
-            self.conv_op(
-                x,
-                _spread(kernel, channels),
-                stride=layer.stride,
-                dilation=dilation,
-                padding=layer.padding,
-            )
-            for kernel, dilation in zip(kernels, SEPARABLES.values(), strict=True)
+            self.conv_op(x, spread(kernel, channels), stride=self._stride(source), dilation=d)
+            for kernel, d in zip(kernels, SEPARABLES.values(), strict=True)
         ]
         y = self._norm(name, jnp.concatenate(maps, axis=-1), train)
         name = f"{source}_point"
-        y = self.conv_op(y, _blocks(self._kernel(name)))
-        y = kept(jax.nn.relu(self._norm(name, y, train)))
-        return y.reshape(*y.shape[:3], len(SEPARABLES), -1, channels)
+        y = self._norm(name, self.conv_op(y, blocks(self._kernel(name))), train)
+        return jax.nn.relu(y)
 
     def _layer(self, name: str, x: Array, train: bool) -> Array:
         """A layer of one group."""
         layer, kernel = self.spec.layer(name), self._kernel(name)
-        y = self.conv_op(x.astype(kernel.dtype), kernel, stride=layer.stride, padding=layer.padding)
+        y = self.conv_op(x.astype(kernel.dtype), kernel, stride=layer.stride)
         y = self._norm(name, y, train)
-        return kept(jax.nn.relu(y) if layer.activation else y)
+        return jax.nn.relu(y) if layer.activation else y
 
     def _stride(self, source: str) -> int:
         return self.spec.layer(f"{source}_{CONV}").stride
@@ -118,12 +108,13 @@ class MixedCell(nn.Module):
         return self.get_variable("params", name)["kernel"].astype(self.numbers.compute)
 
     def _norm(self, name: str, x: Array, train: bool) -> Array:
-        """The norm of a layer; training moves its running statistics."""
-        learned, running = (self.get_variable(c, name)["norm"] for c in ("params", "batch_stats"))
+        """The norm of a layer, without scale and bias; training moves its running statistics."""
+        running = self.get_variable("batch_stats", name)["norm"]
+        one = jnp.ones(x.shape[-1:])
         y, (mean, var) = applied(
             x,
-            learned["scale"],
-            learned["bias"],
+            one,
+            0 * one,
             (running["mean"], running["var"]),
             momentum=self.numbers.norm_momentum,
             eps=self.numbers.norm_eps,
@@ -135,7 +126,7 @@ class MixedCell(nn.Module):
         return y.astype(x.dtype)
 
 
-def _spread(kernel: Array, channels: int) -> Array:
+def spread(kernel: Array, channels: int) -> Array:
     """Depthwise [kh, kw, 1, E C] -> the same as a dense one, [kh, kw, C, E C]."""
     height, width, _, wide = kernel.shape
     own = kernel.reshape(height, width, 1, -1, channels)
@@ -143,7 +134,7 @@ def _spread(kernel: Array, channels: int) -> Array:
     return (own * diagonal).reshape(height, width, channels, wide)
 
 
-def _blocks(kernel: Array) -> Array:
+def blocks(kernel: Array) -> Array:
     """Of groups [1, 1, C, G C] -> the same as a dense one, [1, 1, G C, G C]."""
     _, _, channels, wide = kernel.shape
     groups = wide // channels
@@ -152,9 +143,13 @@ def _blocks(kernel: Array) -> Array:
 
 
 def kept(x: Array) -> Array:
-    """The map itself, to be held in memory, its gradient too.
+    """The map itself, held in memory, its gradient too.
 
-    Else XLA works it out again inside of everything that reads it: of a sum of seven candidates, in front of each
-    convolution, and so on from cell to cell.
+    Else XLA works it out again inside of everything that reads it: of a sum of seven candidates, for each of 36 taps,
+    and so on from cell to cell. Its fusion on CPU ignores barriers, but leaves products alone.
     """
-    return jax.lax.optimization_barrier(x)
+
+    def times_one(x: Array) -> Array:
+        return pointwise_conv2d(x, jnp.eye(x.shape[-1], dtype=x.dtype)[None, None])
+
+    return jax.lax.platform_dependent(x, cpu=times_one, default=jax.lax.optimization_barrier)

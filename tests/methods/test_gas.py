@@ -11,11 +11,14 @@ import pytest
 
 from jaxseg.errors import UserError
 from jaxseg.inference import edge_times
+from jaxseg.inference.artifact import load_model
 from jaxseg.methods import gas as method
 from jaxseg.models import gas
-from jaxseg.models.backbones.gas import CANDIDATES
+from jaxseg.models.backbones.gas import CANDIDATES, genotype_of
+from jaxseg.training import run
 from jaxseg.training.steps import Now
 from tests.models.test_gas import alphas, supernet
+from tests.training.test_run import SIZE_PX, phase, plan, run_in_pieces
 
 
 def test_gradient_of_the_latency_by_hand():
@@ -120,6 +123,23 @@ def test_tables_that_do_not_fit_are_refused(record, tmp_path, change, said):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot read"):
         edge_times.read_table(tmp_path / "no", supernet(3), None)
+
+
+def searched_plan():
+    arch = supernet(3)
+    table = edge_times.reckoned(arch, SIZE_PX)
+    settings = method.Settings(4)
+    return plan(method.searched([phase("main", 3)], arch, settings, table, 0), arch)
+
+
+def test_a_run_searches_derives_trains_and_resumes(tmp_path):
+    straight = run.train(tmp_path / "straight", searched_plan())
+    assert [e["phase"] for e in straight["evidence"]] == ["search", "main"]
+    arch, variables, _ = load_model(tmp_path / "straight" / "model")
+    assert len(genotype_of(arch.backbone)) == 3 and "search" not in variables["params"]
+    assert (tmp_path / "straight" / "pictures").glob("alphas_*.png")
+    resumed = run_in_pieces(tmp_path / "pieces", searched_plan, (2, 5))
+    assert resumed["state_digest"] == straight["state_digest"]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ CPU longer to compile than to search. Per map (i1, i2, x1) with E edges and C ch
                      `models.mixed_cell` gives each quarter its own
     {map}_point      1x1, in 4 E groups of C
 
-Channels of the result lie as [dilation, edge, C]. Maxima have no layer, 'zero' adds nothing.
+Channels of the result lie as [dilation, edge, C]. Norms have no scale and bias (SNAS code). Maxima have no layer,
+'zero' adds nothing.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxseg import flow
 from jaxseg.arch import BlockArch, BlockSpec, LayerSpec
@@ -76,9 +78,8 @@ def _spec(name: str, block: BlockArch, in_channels: int, in_stride: int, older: 
             terms[node] += [op.name for op in done if not op.name.endswith("_depthwise")]
             terms[node] += [source] * (step == 1)
     ops += [Op(X2, flow.MIX, tuple(terms[X2])), flow.join("joined", X1, X2)]
-    return BlockSpec(
-        name, "backbone", MIXED, tuple(layers), tuple(ops), 2 * channels, stride
-    )
+    fixed = tuple(replace(layer, affine=False) for layer in layers)
+    return BlockSpec(name, "backbone", MIXED, fixed, tuple(ops), 2 * channels, stride)
 
 
 def _candidates(source: str, channels: int, tap: Tap) -> tuple[list[LayerSpec], list[Op]]:
@@ -110,15 +111,21 @@ READS = {MIXED: 2}
 
 
 def variables_of(spec: BlockSpec, variables: dict[str, Any]) -> dict[str, Any]:
-    """Of a derived cell, out of those of the mixed one: either of their two collections. Other blocks keep theirs."""
+    """Of a derived cell, out of those of the mixed one: either of their two collections. Other blocks keep theirs.
+
+    Scale and bias of the derived cell's norms are 1 and 0.
+    """
     if spec.kind != gas.CELL:
         return variables
     found = {}
     for layer in spec.layers:
         joined, place = _where(layer.name)
-        if joined in variables:
-            channels = slice(place * layer.out_channels, (place + 1) * layer.out_channels)
-            found[layer.name] = jax.tree.map(lambda v, at=channels: v[..., at], variables[joined])
+        channels = slice(place * layer.out_channels, (place + 1) * layer.out_channels)
+        own = jax.tree.map(lambda v, at=channels: v[..., at], variables[joined])
+        if "kernel" in own:
+            ones = np.ones(layer.out_channels, np.float32)
+            own["norm"] = {"scale": ones, "bias": 0 * ones}
+        found[layer.name] = own
     return found
 
 

@@ -1,0 +1,32 @@
+"""After GAS on toy_street: cells are searched on small crops, then what was found is trained.
+
+Command:  python -m jaxseg.bench --config=configs/gas_toy_street.py --table=runs/gas_table.json
+          python -m jaxseg.train --config=configs/gas_toy_street.py --workdir=runs/gas
+              --config.gas.latency=runs/gas_table.json                (without it MACs stand for latency)
+Hardware: 2 CPU cores.  Time: not measured.  Val mIoU: not measured.
+
+A small network: 8 cells (the paper's have 14), so that a search takes minutes. Rates of the architecture parameters are
+larger than the paper's, whose search is many times as long.
+"""
+
+from jaxseg import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.data.name = "toy_street"
+    config.data.height_px, config.data.width_px = 96, 128
+    config.data.batch_size = 8
+    config.data.augment.scale_min, config.data.augment.scale_max = 0.5, 1.0
+    config.data.augment.color_jitter = 0.0
+    config.model.name = "gas"
+    config.model.dropout = 0.0
+    config.gas.cells = 8
+    config.gas.search.steps = 600
+    config.gas.search.optim.learning_rate = 0.1
+    config.gas.alphas.optim.learning_rate = 1e-2
+    config.loss.class_weights = (0.55, 0.55, 1.0, 0.45, 0.8, 0.65, 1.3, 1.2, 0.7, 1.7, 1.7)
+    config.phases.main = defaults.phase(
+        1000, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=50
+    )
+    return config
