@@ -154,7 +154,9 @@ def fit(
                 due = every.log and journal.step % every.log == 0
                 clock.add(sums, seen, due=due, step=journal.step)
                 scores = None
-                if every.evaluate and journal.step % every.evaluate == 0:
+                due = every.evaluate and journal.step % every.evaluate == 0
+                # What a phase has to tell of itself is lost when it is over.
+                if due or (phase.describe and phase.is_over(state, journal.phase_step)):
                     clock.flush(journal, reporter)
                     scores = score(arch, state)
                     clock.restart()

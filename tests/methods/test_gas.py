@@ -16,6 +16,7 @@ from jaxseg.methods import gas as method
 from jaxseg.models import gas
 from jaxseg.models.backbones.gas import CANDIDATES, genotype_of
 from jaxseg.training import run
+from jaxseg.training.report import read_log
 from jaxseg.training.steps import Now
 from tests.models.test_gas import alphas, supernet
 from tests.training.test_run import SIZE_PX, phase, plan, run_in_pieces
@@ -137,7 +138,13 @@ def test_a_run_searches_derives_trains_and_resumes(tmp_path):
     assert [e["phase"] for e in straight["evidence"]] == ["search", "main"]
     arch, variables, _ = load_model(tmp_path / "straight" / "model")
     assert len(genotype_of(arch.backbone)) == 3 and "search" not in variables["params"]
-    assert (tmp_path / "straight" / "pictures").glob("alphas_*.png")
+    pictures = tmp_path / "straight" / "pictures"
+    assert {p.name for p in pictures.glob("*_0000004.png")} >= {
+        "alphas_0000004.png",
+        "cells_0000004.png",
+    }
+    told = [x for x in read_log(tmp_path / "straight" / "log.jsonl") if "gas_genotype" in x][-1]
+    assert tuple(map(tuple, told["gas_genotype"])) == genotype_of(arch.backbone)
     resumed = run_in_pieces(tmp_path / "pieces", searched_plan, (2, 5))
     assert resumed["state_digest"] == straight["state_digest"]
 
