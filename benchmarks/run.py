@@ -45,6 +45,8 @@ EXPERIMENTS = (
     "dance_settings",
     "dance",
     "dance_time",
+    "gas_table",
+    "gas",
     "chaos",
     "soak",
 )

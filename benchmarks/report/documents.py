@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import dance, faults, int8, integer, itnet, mess, speed
+from benchmarks.report import dance, faults, gas, int8, integer, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
 NAMES = (
     "README.md",
     "docs/reliability.md",
     "docs/methods/dance.md",
+    "docs/methods/gas.md",
     "docs/methods/mess.md",
     "docs/methods/itnet.md",
     "docs/methods/integer.md",
@@ -42,6 +43,10 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "dance_claims": ("dance", dance.claims),
     "dance_times": ("dance_time", dance.times),
     "dance_settings": ("dance_settings", dance.settings),
+    "gas": ("gas", gas.arms),
+    "gas_differences": ("gas", gas.differences),
+    "gas_betas": ("gas", gas.betas),
+    "gas_table": ("gas_table", gas.foretold),
     "torch_peer": ("torch_peer", speed.torch_peer),
     "int8_litert": ("int8_litert", speed.int8_litert),
     "conv_gradient": ("conv_gradient", speed.conv_gradient),
@@ -53,6 +58,7 @@ PICTURES: dict[str, tuple[str, Callable[[Record, Path], None]]] = {
     "mess.png": ("mess", mess.draw),
     "itnet.png": ("itnet", itnet.draw),
     "dance.png": ("dance", dance.draw),
+    "gas.png": ("gas", gas.draw),
     "integer.png": ("integer", integer.draw),
 }
 """Name under docs/images/ -> (record, what draws it)."""

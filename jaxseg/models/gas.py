@@ -94,7 +94,7 @@ def num_cells(arch: Arch) -> int:
 
 
 def initial(arch: Arch, key: Array) -> dict[str, Array]:
-    """Random parameters: log-alpha around 1 (SNAS code), kernels by Lecun, the last one small so that little is added.
+    """Random parameters: log-alpha around 1 (SNAS code), weights of the guide with variance 1, see `_scaled`.
 
     Returns:
         log_alpha float32 [K, P, Q], of shared cells [2, P, Q] (normal, reduction); of the graph w1, w2 [K-1, Q, Q],
@@ -114,10 +114,21 @@ def initial(arch: Arch, key: Array) -> dict[str, Array]:
     first, *keys = jax.random.split(key, 1 + len(shapes))
     made = {ALPHA: 1.0 + 0.01 * jax.random.normal(first, (rows, P, Q))}
     for (name, shape), own in zip(shapes.items(), keys, strict=True):
-        small = 0.1 if name in ("phi2", "w") else 1.0
-        scale = small / np.sqrt(shape[0])
-        made[name] = scale * jax.random.normal(own, (cells - 1, *shape))
+        made[name] = jax.random.normal(own, (cells - 1, *shape))
     return made
+
+
+def _scaled(weights: dict[str, Array]) -> dict[str, Array]:
+    """The guide's weights as they are used: at the start Lecun's, the last ones a tenth, so that little is added.
+
+    They are kept with variance 1 since the optimiser of both, Adam, moves each number by its rate. Kept as they are
+    used, the 64 of a sum would move a logit 25 times as far in a step as log-alpha does; all edges of a cell go the
+    same way then, and every cell found is one operation five times.
+    """
+    return {
+        name: (0.1 if name in ("phi2", "w") else 1.0) * w.shape[-2] ** -0.5 * w
+        for name, w in weights.items()
+    }
 
 
 def graph(
@@ -155,7 +166,7 @@ def guided(arch: Arch, search: dict[str, Array]) -> Array:
         alpha = alpha[jnp.asarray(kinds)]
     if guide == NONE:
         return alpha
-    weights = {k: v for k, v in search.items() if k != ALPHA}
+    weights = _scaled({k: v for k, v in search.items() if k != ALPHA})
     pairs = alpha[1:], alpha[:-1]
     if guide == LINK:
         flat = jnp.einsum("ki,kij->kj", pairs[1].reshape(-1, P * Q), weights["w"])
