@@ -17,7 +17,7 @@ from jaxseg.models.backbones.gas import genotype_of
 from jaxseg.models.gas import check_guide, is_supernet
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
-from jaxseg.outside import read_file
+from jaxseg.outside import MAX_JSON_BYTES, read_file
 from jaxseg.training import steps
 from jaxseg.training.optim import Optim
 from jaxseg.training.phases import Phase
@@ -107,7 +107,7 @@ def gas_options(section: ConfigDict) -> dict[str, Any]:
     folder = Path(section.genotype)
     path = next((p for p in (folder / "model" / ARCH, folder / ARCH) if p.exists()), folder)
     try:
-        found = genotype_of(from_json(read_file(path)).backbone)
+        found = genotype_of(from_json(read_file(path, max_bytes=MAX_JSON_BYTES)).backbone)
     except OSError as error:
         raise UserError(f"gas.genotype: cannot read {path}", got=error.strerror) from error
     if not found:
