@@ -26,6 +26,8 @@ NOTHING, STATISTICS, ALL = OWN = ("", "statistics", "all")
 IMAGE = "image"
 """What a head calls the normalised image among its inputs; it has 3 channels and stride 1."""
 
+IMAGE_CHANNELS = 3
+
 LIMITS = {"blocks": 1000, "heads": 1000, "widths": 2**16, "repeats": 1000}
 LIMITS |= {"stride": 32, "dilation": 128, "kernel": 31, "rates": 512}
 """Far beyond any published network; what is larger is refused before anything is made of it."""

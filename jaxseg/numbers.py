@@ -168,6 +168,41 @@ class CodesArch:
                 raise UserError(name, got=getattr(self, name), expected="2^-20 to 2^20")
 
 
+FEW = (1, 2, 3, 4, 5, 6, 7, 8)
+"""Bits that kernels and activations can have after DoReFa-Net and BFCN."""
+
+
+@dataclass(frozen=True)
+class BitsArch:
+    """Few bits in the forward pass, gradients floating (after DoReFa-Net and BFCN, see `quant.dorefa`).
+
+    weights:     of kernels, 1 to 8, or 32 = floating.
+    activations: of what convolutions read; clipped to [0, 1] before. The image is left as it is.
+    ends:        of both in the first block and in the layers of scores.
+    """
+
+    weights: int = FLOAT
+    activations: int = FLOAT
+    ends: int = FLOAT
+
+    def __post_init__(self):
+        for name in ("weights", "activations", "ends"):
+            bits = getattr(self, name)
+            if bits not in (*FEW, FLOAT):
+                raise UserError(f"bits of {name}", got=bits, expected=f"1 to 8, or {FLOAT}")
+
+    @property
+    def off(self) -> bool:
+        """Whether everything is floating."""
+        return self == BitsArch()
+
+    def at(self, block: str, layer: str) -> tuple[int, int]:
+        """Bits of the kernel and of what it is applied to."""
+        if block == "block_00" or layer.startswith("logits"):
+            return self.ends, self.ends
+        return self.weights, self.activations
+
+
 @dataclass(frozen=True)
 class NumbersArch:
     """Format of activations, constants of batch norm (momentum as in Flax: new = m * old + ...), integer grids.
@@ -175,6 +210,7 @@ class NumbersArch:
     compute: one of `COMPUTE`, or 'int8'. codes: of an int8 network.
     norm: 'batch'; 'folded': every layer with batch norm has a bias instead (inference, see `models.folding`);
           'deviation': by mean absolute deviation, without squares and roots.
+    bits: few bits of kernels and activations; not beside integer grids.
     """
 
     compute: str = "float32"
@@ -183,6 +219,7 @@ class NumbersArch:
     norm: str = BATCH
     integer: IntegerArch = IntegerArch()
     codes: CodesArch = CodesArch()
+    bits: BitsArch = BitsArch()
 
     def __post_init__(self):
         object.__setattr__(self, "norm_eps", float(self.norm_eps))
@@ -200,6 +237,10 @@ class NumbersArch:
                 got=self.compute,
                 expected="float32: bfloat16 cannot hold sums of 8-bit products, and int8 needs no grids",
             )
+        if not self.bits.off and (self.in_codes or not self.integer.off or self.norm != BATCH):
+            raise UserError(
+                "a network of few bits", expected="batch norm, no integer grids, no int8"
+            )
         if self.in_codes and self.norm == BATCH:
             raise UserError("norm of an int8 network", got=self.norm, expected=(FOLDED, DEVIATION))
 
@@ -211,4 +252,4 @@ class NumbersArch:
     @property
     def foldable(self) -> bool:
         """Whether batch norms can be written into the convolutions before them."""
-        return self.norm == BATCH and self.integer.off and not self.in_codes
+        return self.norm == BATCH and self.integer.off and self.bits.off and not self.in_codes

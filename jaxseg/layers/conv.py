@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import flow
-from jaxseg.arch import ALL, NOTHING, STATISTICS, LayerSpec
+from jaxseg.arch import ALL, IMAGE_CHANNELS, NOTHING, STATISTICS, LayerSpec
 from jaxseg.flow import Op
 from jaxseg.layers.dense import dense_conv2d
 from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import initial_values, norm_of
 from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.xla import xla_conv
-from jaxseg.numbers import Grid, IntegerArch, NumbersArch
+from jaxseg.numbers import FLOAT, Grid, IntegerArch, NumbersArch
 from jaxseg.padding import pad_widths
+from jaxseg.quant import dorefa
 from jaxseg.quant.rounding import error, onto
 from jaxseg.types import Array
 
@@ -164,6 +165,7 @@ class Conv(nn.Module):
     conv_op:   the convolution; integer arithmetic and own gradients enter here.
     axis_name: axis of devices over which batch norm shares its statistics, or None.
     grids:     of this layer.
+    bits:      of kernel and activations, see `quant.dorefa`.
     """
 
     spec: LayerSpec
@@ -171,6 +173,7 @@ class Conv(nn.Module):
     conv_op: ConvOp = conv2d
     axis_name: str | None = None
     grids: IntegerArch = IntegerArch()
+    bits: tuple[int, int] = (FLOAT, FLOAT)
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -178,6 +181,11 @@ class Conv(nn.Module):
         spec, dtype, grids = self.spec, jnp.dtype(self.numbers.compute), self.grids
         init = nn.initializers.normal(kernel_std(spec))
         kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
+        if self.bits != (FLOAT, FLOAT):
+            kernel = dorefa.weights(kernel, self.bits[0], rescaled=not spec.norm)
+            # What reads the image, of 3 channels and any sign, reads it as it is.
+            if spec.in_channels != IMAGE_CHANNELS:
+                x = dorefa.activations(x, self.bits[1])
         y = self.conv_op(
             x.astype(dtype),
             onto(

@@ -69,7 +69,8 @@ class Block(nn.Module):
             return CodeOp(self.spec, op, self.numbers, name=own)
         grids = self.numbers.integer.at(f"{self.spec.name}/{op.name}")
         spec = self.spec.layer(op.name)
-        return Conv(spec, self.numbers, self.conv_op, self.axis_name, grids, name=own)
+        bits = self.numbers.bits.at(self.spec.name, op.name)
+        return Conv(spec, self.numbers, self.conv_op, self.axis_name, grids, bits, name=own)
 
     def _done(self, op: Op, maps: list[Array], train: bool) -> Array:
         if self.numbers.in_codes:
