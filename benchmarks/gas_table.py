@@ -22,14 +22,16 @@ from jaxseg.models import gas, zoo
 from jaxseg.models.backbones.gas import SKIP, Genotype
 
 CLAIM = (
-    "Networks of 14 cells, as many as the paper's, at 192x256, batch 1, 2 CPU cores: the sum of a table of operations "
-    "timed one by one ranks twenty of them as their measured latencies do (Spearman 0.8 or more)."
+    "Networks of 20 cells at 192x256, batch 1, 2 CPU cores: the sum of a table of operations timed one by one ranks "
+    "twenty of them as their measured latencies do (Spearman 0.8 or more)."
 )
 SEEDS = (0,)
 CONFIG = "gas_toy_street"
 SIZE_PX = (192, 256)
-CELLS = 14
-"""Of fewer, stem and head take so much of the time that the heaviest takes only twice as long as the lightest."""
+CELLS = 20
+"""Of 14, the paper's, stem and head take so much of the time that the heaviest takes only 2.7 times as long as the
+lightest (Spearman 0.99).
+"""
 
 NETWORKS, ROUNDS = 20, 200
 
@@ -51,7 +53,7 @@ def spread(table: np.ndarray, seed: int) -> list[Genotype]:
     rng = np.random.default_rng(seed)
     scale = table / table.max(axis=-1, keepdims=True)
     found = []
-    for preference in np.linspace(-8.0, 8.0, NETWORKS):
+    for preference in np.linspace(-16.0, 16.0, NETWORKS):
         noise = rng.gumbel(size=table.shape)
         found.append(gas.genotype(preference * scale + noise))
     return found
