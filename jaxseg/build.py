@@ -22,7 +22,7 @@ from jaxseg.inference.artifact import Card
 from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
-from jaxseg.methods import dance_data, integer
+from jaxseg.methods import bfcn, dance_data, integer
 from jaxseg.models import zoo
 from jaxseg.models.networks import LOOP_OPTIONS
 from jaxseg.training import steps
@@ -128,7 +128,8 @@ def architecture(config: ConfigDict, spec: datasets.DatasetSpec) -> Arch:
         arch = integer.architecture(
             arch, sections.integer_settings(config.integer), image_reach=reach
         )
-    return arch
+    bits = sections.few_bits(config.bfcn).stages[0]
+    return arch if bits.off else bfcn.architecture(arch, bits)
 
 
 def phases(

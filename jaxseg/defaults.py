@@ -185,6 +185,14 @@ def get_config() -> ConfigDict:
                 "widths": dict.fromkeys(INTEGER_WIDTHS, -1),
                 "layers": (),  # other widths for some layers, such as ("head/*:weights=4",)
             },
+            "bfcn": {  # after BFCN: few bits in the forward pass, see `methods/bfcn.py`
+                "weights": 32,  # bits of kernels, 1 to 8, or 32 = floating
+                "activations": 32,  # of what convolutions read
+                "ends": 8,  # of both in the first block and in the scores
+                # Stages before, the last phase again each time: ("32/32", "8/8", "4/4", "2/2"); () = directly.
+                "ladder": (),
+                "stage": 1 / 3,  # length of each later stage, of the last phase's
+            },
             "dance": {  # after DANCE: less is trained on simple images
                 "data": {  # see `data/dance.py`; by default a measure alone changes nothing
                     # '' = off | spatial_information | label_boundary | entropy | jpeg

@@ -12,11 +12,12 @@ from jaxseg.data import dance as data_slimming
 from jaxseg.errors import UserError
 from jaxseg.inference import edge_times
 from jaxseg.inference.artifact import ARCH
-from jaxseg.methods import dance, dance_data, gas, integer, itnet, mess
+from jaxseg.methods import bfcn, dance, dance_data, gas, integer, itnet, mess
 from jaxseg.models.backbones.gas import genotype_of
 from jaxseg.models.gas import check_guide, is_supernet
 from jaxseg.models.itnet import is_looped
 from jaxseg.models.mess import space
+from jaxseg.numbers import FLOAT, BitsArch
 from jaxseg.outside import MAX_JSON_BYTES, read_file
 from jaxseg.training import steps
 from jaxseg.training.optim import Optim
@@ -48,7 +49,24 @@ def methods(
     run = dance.slimmed(run, arch, network_slimming(config.dance.network, slimming, q))
     if config.integer.preset:
         run = integer.rounded(run, arch, integer_settings(config.integer))
+    if config.bfcn.ladder:
+        changed = config.mess.num_exits or config.dance.network.share or slimming
+        if changed or is_looped(arch):
+            raise UserError(
+                "bfcn.ladder beside mess, dance or itnet",
+                got=config.bfcn.ladder,
+                expected="(): trained directly at so many bits",
+            )
+        run = bfcn.decayed(run, few_bits(config.bfcn))
     return run
+
+
+def few_bits(section: ConfigDict) -> bfcn.Settings:
+    """The section `bfcn`; the ends are floating where all is."""
+    floating = section.weights == section.activations == FLOAT
+    ends = FLOAT if floating else section.ends
+    bits = BitsArch(section.weights, section.activations, ends)
+    return bfcn.Settings(bits, tuple(section.ladder), section.stage)
 
 
 def gas_search(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[Phase, ...]:
@@ -63,6 +81,7 @@ def gas_search(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[
         "dance.network.share": config.dance.network.share,
         "dance.network.l1": config.dance.network.l1,
         "integer.preset": config.integer.preset,
+        "bfcn.weights and bfcn.activations": not few_bits(config.bfcn).bits.off,
     }
     for key, value in others.items():
         if value:

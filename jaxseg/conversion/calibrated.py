@@ -11,6 +11,7 @@ from jaxseg.conversion import ranges
 from jaxseg.conversion.assembly import affine_leaves, assembled, bounds, layer_variables
 from jaxseg.conversion.exact import GATE_SHIFT
 from jaxseg.conversion.steps import Steps
+from jaxseg.errors import UserError
 from jaxseg.layers.conv import kernel_reach
 from jaxseg.models.folding import fold
 from jaxseg.numbers import DEVIATION, FOLDED
@@ -39,8 +40,15 @@ def calibrated(
         method: see `ranges.Histogram.range`.
 
     Raises:
-        UserError: a layer, by name, whose numbers 32 bits cannot hold.
+        UserError: a layer, by name, whose numbers 32 bits cannot hold; a network of few bits.
     """
+    if not arch.numbers.bits.off:
+        raise UserError(
+            "a network of few bits (bfcn) as int8",
+            got=f"{arch.numbers.bits.weights}/{arch.numbers.bits.activations} bits",
+            expected="one of floats or of integer.preset",
+            do="deploy it as it is",
+        )
     arch = replace(arch, aux=(), numbers=replace(arch.numbers, compute="float32"))
     arch, variables = fold(arch, variables)
     found = ranges.observe(arch, variables, mean, std, batches)
