@@ -14,7 +14,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test slow parity chaos soak lint format clean
+.PHONY: help setup train test slow parity chaos soak zoo lint format clean
 
 help:
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
@@ -22,6 +22,7 @@ help:
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"
 	@echo "make slow    the tests that take too long for every day (5 minutes)"
 	@echo "make chaos   kills, fills, flips and poisons real runs (15 minutes on 2 cores); make soak: 52 kills of one run"
+	@echo "make zoo     every model under results/models evaluated again, its row compared; DATA=CamVid's folder"
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 
@@ -76,6 +77,10 @@ chaos: setup
 
 soak: setup
 	@$(BIN)/python -m benchmarks.run soak
+
+# DATA: the published folder of CamVid, where it does not lie prepared already.
+zoo: setup
+	@$(BIN)/python -m benchmarks.zoo --data=$(DATA)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -1,11 +1,13 @@
 """The tools of benchmarks."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import int8_litert
+from benchmarks import zoo as shipped
 from benchmarks.in_turn import in_turn
 from benchmarks.report import speed
 from jaxseg.arch import count
@@ -64,3 +66,17 @@ def test_the_table_beside_litert():
     assert speed.int8_litert({"rows": [row]}).splitlines()[-1] == (
         "| DeepLabV3 on MobileNetV2, 513x513 | 53 | 40 | 33 | 2.755 / 2.741 | 0.74 | 1.20 |"
     )
+
+
+def test_models_are_compared_with_their_rows(tmp_path, monkeypatch, capsys):
+    rows = {"a": {"val_miou": 0.5}, "b": {"val_miou": 0.4}, "gone": {"val_miou": 0.1}}
+    found = {"a": {"val_miou": 0.5004}, "b": {"val_miou": 0.41}, "new": {"val_miou": 0.2}}
+    told = shipped.differences(rows, found)
+    assert [line.split(":")[0] for line in told] == ["new", "gone", "b"]
+    assert told[2] == "b: val mIoU 41.00 %, its row says 40.00 %"
+    assert shipped.differences({"a": rows["a"]}, {"a": found["a"]}) == []
+
+
+def test_every_shipped_model_has_a_row():
+    rows = json.loads(shipped.RECORD.read_text())["rows"]
+    assert sorted(row["arm"] for row in rows) == shipped.names()
