@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from jaxseg.errors import UserError
 
 CLAIM = (
     "The models in the repository score on val what their rows say, wherever they are evaluated."
@@ -70,7 +71,11 @@ def main(arguments: list[str]) -> int:
     rows = {row["arm"]: row for row in json.loads(RECORD.read_text())["rows"]}
     with tempfile.TemporaryDirectory() as temporary:
         workdir = Path(args.workdir or temporary)
-        found = {name: evaluated(name, 0, workdir / name, args.data) for name in names()}
+        try:
+            found = {name: evaluated(name, 0, workdir / name, args.data) for name in names()}
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     for name, row in found.items():
         print(
             f"{name}: {SPLIT} mIoU {100 * row[f'{SPLIT}_miou']:.2f} % of {row['num_images']} images"
