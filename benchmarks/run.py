@@ -47,6 +47,7 @@ EXPERIMENTS = (
     "dance_time",
     "gas_table",
     "gas",
+    "bfcn",
     "zoo",
     "chaos",
     "soak",

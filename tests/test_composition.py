@@ -58,6 +58,7 @@ METHODS = {
         "dance.network.events": 1,
         "dance.network.scope": "all",
         "dance.network.l1": 1e-3,
+        "dance.network.tie": False,
     },
     "integer": {"integer.preset": "integer_only"},
     "bfcn": {"bfcn.weights": 2, "bfcn.activations": 2},

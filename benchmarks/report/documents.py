@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import dance, faults, gas, int8, integer, itnet, mess, speed
+from benchmarks.report import bfcn, dance, faults, gas, int8, integer, itnet, mess, speed
 from benchmarks.report.markdown import Record, load
 
 NAMES = (
     "README.md",
     "docs/reliability.md",
+    "docs/methods/bfcn.md",
     "docs/methods/dance.md",
     "docs/methods/gas.md",
     "docs/methods/mess.md",
@@ -43,6 +44,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "dance_claims": ("dance", dance.claims),
     "dance_times": ("dance_time", dance.times),
     "dance_settings": ("dance_settings", dance.settings),
+    "bfcn": ("bfcn", bfcn.arms),
     "gas": ("gas", gas.arms),
     "gas_differences": ("gas", gas.differences),
     "gas_betas": ("gas", gas.betas),
