@@ -47,6 +47,7 @@ EXPERIMENTS = (
     "dance_time",
     "gas_table",
     "gas",
+    "gas_camvid",
     "bfcn",
     "zoo",
     "chaos",
