@@ -11,9 +11,9 @@ from benchmarks import common
 from jaxseg import bench
 
 CLAIM = (
-    "On an unseen drive of CamVid, from scratch, in the same trainer on the same card: what a search after GAS finds, and "
-    "DDRNet-23-slim: test mIoU and images a second. The paper's 73.5 % at 108.4 images/s on Cityscapes is of another "
-    "size, other data and pre-training."
+    "On an unseen drive of CamVid, from scratch, in the same trainer on the same card: what a search after GAS finds, "
+    "and DDRNet-23-slim: test mIoU and images a second. The paper's 73.5 % at 108.4 images/s on Cityscapes is of "
+    "another size, other data and pre-training."
 )
 SEEDS = (0,)
 CONFIG = "gas_camvid"

@@ -1,7 +1,9 @@
 """After GAS on CamVid 480x360: 14 cells searched, then trained.
 
-Command:  python -m jaxseg.bench --config=configs/gas_camvid.py --table=T.json --height=360 --width=480 --config.data.dir=CAMVID_FOLDER
-          python -m jaxseg.train --config=configs/gas_camvid.py --workdir=W --config.data.dir=CAMVID_FOLDER --config.gas.latency=T.json
+Command:  python -m jaxseg.bench --config=configs/gas_camvid.py --table=T.json --height=360 --width=480
+              --config.data.dir=CAMVID_FOLDER
+          python -m jaxseg.train --config=configs/gas_camvid.py --workdir=W --config.data.dir=CAMVID_FOLDER
+              --config.gas.latency=T.json
           (with --config.data.name=camvid_drives --config.eval.split=test: fit on two drives, test on the third)
           (DDRNet-23-slim in the same trainer: --config.model.name=ddrnet_23_slim --config.model.output_stride=8
               --config.gas.search.steps=0)
