@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SLOW_TO_COMPILE = (
     "dance_toy_street",
+    "all_at_once",
     "camvid_deeplabv3plus_effnetlite0",
     "camvid_deeplabv3plus_resnet18",
     "integer_camvid",

@@ -74,7 +74,7 @@ def _spec(name: str, block: BlockArch, in_channels: int, in_stride: int, older: 
         made, done = _candidates(source, channels, Tap(step, at))
         layers += made
         ops += done
-        for node in {EDGES[e][1] for e in edges_from(source)}:
+        for node in dict.fromkeys(EDGES[e][1] for e in edges_from(source)):
             terms[node] += [op.name for op in done if not op.name.endswith("_depthwise")]
             terms[node] += [source] * (step == 1)
     ops += [Op(X2, flow.MIX, tuple(terms[X2])), flow.join("joined", X1, X2)]
