@@ -27,6 +27,7 @@ def flags(tmp_path_factory):
         "model.width": 0.125,
         "gas.cells": 3,
         "gas.search.steps": 3,
+        "gas.search.optim.warm_up_steps": 0,
         "phases.main.steps": 2,
         "phases.main.optim.warm_up_steps": 0,
         "eval.batch_size": 2,

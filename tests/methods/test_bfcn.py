@@ -21,7 +21,7 @@ from tests.training.test_run import phase, plan, run_in_pieces
 ONE_TWO = BitsArch(1, 2, 8)
 
 
-@pytest.mark.parametrize("name", ["deeplabv3plus_resnet18", "bisenetv2", "gas"])
+@pytest.mark.parametrize("name", ["deeplabv3plus_resnet18", "gas"])
 def test_convolutions_are_given_few_bits(name):
     """B1, in whole networks: all but what reads the image, 8 bits at the ends."""
     options = {"cells": 3} if name == "gas" else {}
@@ -51,7 +51,7 @@ def test_convolutions_are_given_few_bits(name):
 
 
 def ladder(stage=0.5):
-    settings = bfcn.Settings(ONE_TWO, ("32/32", "4/4"), stage)
+    settings = bfcn.Settings(ONE_TWO, ("32/32",), stage)
     arch = zoo.named("fcn_resnet18", K, width=0.125, output_stride=32, dropout=0.0)
     return plan(bfcn.decayed([phase("main", 4)], settings), arch)
 
@@ -59,16 +59,18 @@ def ladder(stage=0.5):
 def test_the_ladder_trains_and_resumes(tmp_path):
     """B5: a stage goes on from the weights before it, at half the learning rate, for its share of the steps."""
     phases = ladder().phases
-    assert [(p.name, p.steps) for p in phases] == [("main", 4), ("main_w4a4", 2), ("main_w1a2", 2)]
-    rates = [p.optim.learning_rate for p in phases]
+    assert [(p.name, p.steps) for p in phases] == [("main", 4), ("main_w1a2", 2)]
+    longer = bfcn.decayed(phases[:1], bfcn.Settings(ONE_TWO, ("32/32", "4/4"), 0.25))
+    assert [(p.name, p.steps) for p in longer[1:]] == [("main_w4a4", 1), ("main_w1a2", 1)]
+    rates = [p.optim.learning_rate for p in longer]
     np.testing.assert_allclose(rates, [rates[0], rates[0] / 2, rates[0] / 4])
-    assert len({p.plan.seed for p in phases}) == 3
+    assert len({p.plan.seed for p in longer}) == 3
     straight = run.train(tmp_path / "straight", ladder())
     arch, variables, _ = load_model(tmp_path / "straight" / "model")
     assert arch.numbers.bits == ONE_TWO
-    resumed = run_in_pieces(tmp_path / "pieces", ladder, (3, 5))
+    resumed = run_in_pieces(tmp_path / "pieces", ladder, (5,))
     assert resumed["state_digest"] == straight["state_digest"]
-    entered, state = phases[1].on_enter(arch, variables)
+    entered, state = longer[1].on_enter(arch, variables)
     assert state is variables and entered.numbers.bits == BitsArch(4, 4, 8)
     with pytest.raises(UserError, match="few bits"):
         calibrated(arch, variables, (0.5,) * 3, (0.2,) * 3, lambda: [])
