@@ -1,8 +1,8 @@
-"""What a search after GAS finds, against its ablations, random search of equal cost, and cells made by hand.
+"""What a search after GAS finds, against its ablations, random search, and cells made by hand.
 
-toy_street, six cells, crops of 96x128. After the search all arms of a seed are trained alike, from weights drawn with
-the same seed. The search sees latencies of a table of this machine; whole networks are measured afterwards, those of a
-seed in turn. Settings are those of configs/gas_toy_street.py, chosen on val with another seed (see there).
+toy_street, six cells. Searches see crops of 96x128 and latencies of a table of this machine; what they found is trained
+on whole images, all arms of a seed alike, from weights drawn with the same seed. Whole networks are measured
+afterwards, those of a seed in turn. Settings are those of configs/gas_toy_street.py, chosen on val with another seed.
 """
 
 import functools
@@ -29,7 +29,7 @@ CLAIM = (
 )
 SEEDS = (0, 1, 2)
 CONFIG = "gas_toy_street"
-GUIDES = {
+GUIDES: dict[str, tuple[str, ...]] = {
     "gas": (),
     "none": ("gas.guide=none",),
     "link": ("gas.guide=link",),
@@ -99,23 +99,24 @@ def told(folder: Path) -> dict[str, Any]:
     }
 
 
-def searched(changes: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """Search, derive, train."""
-    del data
-    table = table_of(workdir)
-    common.trained(CONFIG, workdir, *flags(seed, *changes, f"gas.latency={table}"))
-    return row(workdir, latencies(workdir)) | told(workdir)
-
-
-def only_searched(beta: float, seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """The cells that are found with another beta; they are not trained."""
+def search(changes: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """The cells that a search finds; one step of their training is taken, which derives them."""
     del data
     steps = gas_table.config().gas.search.steps
-    changes = (f"gas.beta={beta}", f"gas.latency={table_of(workdir)}", f"max_steps={steps + 1}")
+    changes = (*changes, f"gas.latency={table_of(workdir)}", f"max_steps={steps + 1}")
     run = common.trained(CONFIG, workdir, *flags(seed, *changes))
     arch = load_model(workdir / "model")[0]
-    found = {"beta": beta, "genotype": genotype_of(arch.backbone), "train_wall_s": run["wall_s"]}
+    found = {"genotype": genotype_of(arch.backbone), "train_wall_s": run["wall_s"]}
     return found | {"table_ms": edge_times.latency_of(arch, latencies(workdir))} | told(workdir)
+
+
+def found(guide: str, seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """The cells of a search, trained."""
+    del data
+    folder = sibling(workdir, f"search_{guide}")
+    model = load_model(folder / "model")[0]
+    trained = trained_with(genotype_of(model.backbone), seed, workdir)
+    return trained | {"search_macs": told(folder)["search_macs"]}
 
 
 def trained_with(cells: Genotype, seed: int, workdir: Path) -> dict[str, Any]:
@@ -150,8 +151,8 @@ def random_search(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """As many random networks as cost what search and training did, within 10 % of the latency; the best on val."""
     del data
     folder = sibling(workdir, "gas")
-    found = told(folder)
-    budget = common.trained_record(folder)["train_macs"]
+    search_macs = told(sibling(workdir, "search_gas"))["search_macs"]
+    budget = common.trained_record(folder)["train_macs"] + search_macs
     table = latencies(workdir)
     model = load_model(folder / "model")[0]
     draw = near(table, edge_times.latency_of(model, table), seed)
@@ -161,13 +162,10 @@ def random_search(seed: int, workdir: Path, data: str) -> dict[str, Any]:
         tried.append(trained_with(draw(), seed, workdir / str(len(tried))))
         spent += tried[-1]["train_macs"]
     best = max(tried, key=lambda r: r["val_miou"])
-    wall_s = sum(r["train_wall_s"] for r in tried)
-    each = [r["test_miou"] for r in tried]
     return best | {
         "train_macs": spent,
-        "train_wall_s": wall_s,
-        "tried_test_miou": each,
-        "search_macs": found["search_macs"],
+        "train_wall_s": sum(r["train_wall_s"] for r in tried),
+        "tried_test_miou": [r["test_miou"] for r in tried],
     }
 
 
@@ -186,7 +184,7 @@ def measured(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """Milliseconds of all arms of a seed, in turn."""
     del seed, data
     folders = {}
-    for arm in (*GUIDES, *BETAS, "random", "hand"):
+    for arm in (*GUIDES, *(f"search_{beta}" for beta in BETAS), "random", "hand"):
         folder = sibling(workdir, arm)
         if arm == "random":
             rows = [p for p in folder.iterdir() if (p / "run.json").exists()]
@@ -207,8 +205,12 @@ def _val_miou(folder: Path) -> float:
 
 
 ARMS = {
-    **{name: functools.partial(searched, changes) for name, changes in GUIDES.items()},
-    **{name: functools.partial(only_searched, beta) for name, beta in BETAS.items()},
+    **{f"search_{name}": functools.partial(search, changes) for name, changes in GUIDES.items()},
+    **{
+        f"search_{name}": functools.partial(search, (f"gas.beta={beta}",))
+        for name, beta in BETAS.items()
+    },
+    **{name: functools.partial(found, name) for name in GUIDES},
     "random": random_search,
     "hand": by_hand,
     "measured": measured,

@@ -52,7 +52,8 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
     arch = architecture(config, spec)
     # A dry run: a mistake in any phase or in the weights to start from is found before data is prepared and
     # the folder is claimed, let alone after a day of training.
-    phases(config, arch, 1)
+    for phase in phases(config, arch, 1):
+        Parallel.over(config.parallel.mode, phase.plan.batch_size)
     if config.model.pretrained and not resuming:
         pretrained.values(arch, pretrained.find(config.model.pretrained))
     train_split = open_split(config.data, config.data.train_split)

@@ -164,6 +164,8 @@ def get_config() -> ConfigDict:
                     schedule="cosine",
                     end_frac=0.04,
                 ),
+                "crop_px": (0, 0),  # of the search; (0, 0) = those of data
+                "batch_size": 0,  # of the search; 0 = that of data
                 "alphas": stage(  # of the architecture parameters; `steps` are those of the search
                     0,
                     name="adamw",

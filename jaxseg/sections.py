@@ -97,7 +97,11 @@ def gas_search(config: ConfigDict, arch: Arch, run: tuple[Phase, ...]) -> tuple[
     optims = [Optim(**plain(part.optim)) for part in (section.search, section.alphas)]
     for optim in optims:
         steps.learning_rate(optim, section.search.steps)
-    settings = gas.Settings(section.search.steps, section.beta, *section.temperatures, *optims)
+    if len(section.crop_px) != 2:
+        raise UserError("gas.crop_px", got=section.crop_px, expected="height and width")
+    batches = tuple(section.crop_px), section.batch_size
+    temperatures = section.temperatures
+    settings = gas.Settings(section.search.steps, section.beta, *temperatures, *optims, *batches)
     if section.latency:
         told = runtime.provenance()
         here = None if section.any_device else {k: told[k] for k in ("device", "cpu")}

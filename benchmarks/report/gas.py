@@ -16,7 +16,8 @@ ARMS = {
     "random": "random search of equal cost, within 10 % of the latency",
     "hand": "by hand, of about the latency",
 }
-BETAS = {"beta_small": "0.0005", "gas": "0.005", "beta_large": "0.05"}
+BETAS = {"search_beta_small": "0.0005", "search_gas": "0.005", "search_beta_large": "0.05"}
+"""Of a search."""
 
 
 def _ms(record: Record, arm: str) -> dict[int, float]:
@@ -48,7 +49,7 @@ def arms(record: Record) -> str:
                 percent([r["val_miou"] for r in found]),
                 _spread([ms[r["seed"]] for r in found if r["seed"] in ms]),
                 _spread([r["table_ms"] for r in found if "table_ms" in r]),
-                _spread([r["train_macs"] / 1e12 for r in found], 1),
+                _spread([(r["train_macs"] + r.get("search_macs", 0)) / 1e12 for r in found], 1),
                 str(len(found)),
             ]
         )
@@ -58,7 +59,7 @@ def arms(record: Record) -> str:
         "val mIoU, %",
         "answer, ms, measured",
         "sum of the table, ms",
-        "training MACs, 10^12, all",
+        "MACs of search and training, 10^12",
         "seeds",
     ]
     return table(head, rows)
@@ -83,7 +84,8 @@ def betas(record: Record) -> str:
     """What beta does to the latency of what is found."""
     rows = []
     for arm, beta in BETAS.items():
-        found, ms = rows_of(record, arm), _ms(record, arm)
+        found = rows_of(record, arm)
+        ms = _ms(record, "gas" if arm == "search_gas" else arm)
         if found:
             told = [r["table_ms"] for r in found]
             bits = [r["entropy_bits"] for r in found]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.arch import Arch
+from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.methods.gas_pictures import draw_alphas, draw_cells
 from jaxseg.models import gas
@@ -40,6 +41,8 @@ class Settings:
     beta:        weight of the logarithm of the expected latency; 0 = latency does not matter.
     warmest, coldest: temperature of the sampling at the beginning and at the end, linear in between.
     weights, alphas: the two optimisers.
+    crop_px:     crops of the search; (0, 0) = those of the run.
+    batch_size:  of the search; 0 = that of the run.
     """
 
     steps: int
@@ -48,10 +51,18 @@ class Settings:
     coldest: float = 0.03
     weights: Optim = Optim()
     alphas: Optim = Optim(name="adamw")
+    crop_px: tuple[int, int] = (0, 0)
+    batch_size: int = 0
 
     def __post_init__(self):
         if self.steps < 1:
             raise UserError("gas.search.steps", got=self.steps, expected="1 or more")
+        if self.crop_px != (0, 0) and min(self.crop_px) < 1:
+            raise UserError(
+                "gas.crop_px", got=self.crop_px, expected="two numbers above 0, or (0, 0)"
+            )
+        if self.batch_size < 0:
+            raise UserError("gas.batch_size", got=self.batch_size, expected="0 or more")
         if not 0 <= self.beta < float("inf"):
             raise UserError("gas.beta", got=self.beta, expected="0 or more")
         if not 0 < self.coldest <= self.warmest < float("inf"):
@@ -92,7 +103,7 @@ def searched(
                 latency_penalty, sample=sample, table=table, beta=settings.beta
             ),
         ),
-        plan=replace(first.plan, seed=first.plan.seed + 999_983),
+        plan=_plan(first.plan, settings),
         optim=replace(settings.weights, others=((gas.SEARCH, settings.alphas),)),
         trainable=("*",),
         on_enter=None,
@@ -100,6 +111,13 @@ def searched(
     )
     then = replace(first, on_enter=functools.partial(derive, phase=first, seed=seed))
     return (search, then, *phases[1:])
+
+
+def _plan(plan: TrainPlan, settings: Settings) -> TrainPlan:
+    """The batches of the search."""
+    size_px = plan.size_px if settings.crop_px == (0, 0) else settings.crop_px
+    batch_size = settings.batch_size or plan.batch_size
+    return replace(plan, seed=plan.seed + 999_983, size_px=size_px, batch_size=batch_size)
 
 
 # --- The step ---
