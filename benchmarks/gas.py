@@ -115,18 +115,18 @@ def found(guide: str, seed: int, workdir: Path, data: str) -> dict[str, Any]:
     del data
     folder = sibling(workdir, f"search_{guide}")
     model = load_model(folder / "model")[0]
-    trained = trained_with(genotype_of(model.backbone), seed, workdir)
+    trained = trained_with(genotype_of(model.backbone), seed, workdir, latencies(workdir))
     return trained | {"search_macs": told(folder)["search_macs"]}
 
 
-def trained_with(cells: Genotype, seed: int, workdir: Path) -> dict[str, Any]:
+def trained_with(cells: Genotype, seed: int, workdir: Path, table: np.ndarray) -> dict[str, Any]:
     """A run without a search."""
     file = workdir.with_name(f"{workdir.name}.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(to_json(zoo.named("gas", 2, cells=len(cells), genotype=cells)))
     changes = (f"gas.genotype={file}", "gas.search.steps=0")
     common.trained(CONFIG, workdir, *flags(seed, *changes))
-    return row(workdir, latencies(workdir))
+    return row(workdir, table)
 
 
 def near(table: np.ndarray, latency: float, seed: int) -> Callable[[], Genotype]:
@@ -159,7 +159,7 @@ def random_search(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     tried: list[dict[str, Any]] = []
     spent = 0
     while not tried or spent + tried[-1]["train_macs"] / 2 < budget:
-        tried.append(trained_with(draw(), seed, workdir / str(len(tried))))
+        tried.append(trained_with(draw(), seed, workdir / str(len(tried)), table))
         spent += tried[-1]["train_macs"]
     best = max(tried, key=lambda r: r["val_miou"])
     return best | {
@@ -177,7 +177,8 @@ def by_hand(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     times = gas_table.timed([model, *networks], ROUNDS).min(0)
     nearest = int(np.argmin(np.abs(times[1:] - times[0])))
     cells = genotype_of(networks[nearest].backbone)
-    return trained_with(cells, seed, workdir) | {"ratio": float(times[1 + nearest] / times[0])}
+    trained = trained_with(cells, seed, workdir, latencies(workdir))
+    return trained | {"ratio": float(times[1 + nearest] / times[0])}
 
 
 def measured(seed: int, workdir: Path, data: str) -> dict[str, Any]:
