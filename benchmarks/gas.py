@@ -173,7 +173,8 @@ def by_hand(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """Cells by hand, as many as come nearest to the measured latency of what was found."""
     del data
     model = load_model(sibling(workdir, "gas") / "model")[0]
-    networks = [zoo.named("gas", model.num_classes, cells=n) for n in BY_HAND]
+    width = gas_table.config().model.width
+    networks = [zoo.named("gas", model.num_classes, cells=n, width=width) for n in BY_HAND]
     times = gas_table.timed([model, *networks], ROUNDS).min(0)
     nearest = int(np.argmin(np.abs(times[1:] - times[0])))
     cells = genotype_of(networks[nearest].backbone)
