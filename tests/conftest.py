@@ -22,3 +22,11 @@ def private_caches(tmp_path_factory: pytest.TempPathFactory):
     jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     yield
+
+
+@pytest.fixture(scope="module")
+def cheap():
+    """Half the time to compile, also where no options can be given."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

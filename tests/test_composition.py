@@ -6,7 +6,6 @@ The order is always gas, mess, dance, integer; few bits (bfcn) stand where integ
 import itertools
 import json
 
-import jax
 import pytest
 
 from jaxseg import cli, deploy, evaluate, train
@@ -70,14 +69,6 @@ REFUSED = {
     ("integer", "bfcn"): "a network of few bits",
 }
 PAIRS = [p for p in itertools.combinations(METHODS, 2) if REFUSED.get(p, "-")]
-
-
-@pytest.fixture(scope="module")
-def cheap():
-    """Half the time to compile, also where no options can be given."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

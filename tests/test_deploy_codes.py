@@ -24,14 +24,6 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def cheap():
-    """Half the time to compile, also where no options can be given."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
 def card(tmp_path_factory):
     """Of a model for a small data set of three images."""
     root = tmp_path_factory.mktemp("data")

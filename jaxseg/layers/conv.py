@@ -1,5 +1,6 @@
 """Convolution: NHWC maps and HWIO kernels, torch's or TensorFlow's padding, and an exchangeable operation."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,7 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
     padding: str = "symmetric",
+    own_gradients: bool = True,
 ) -> Array:
     """2-D convolution with zero padding, see `padding`.
 
@@ -57,6 +59,7 @@ def conv2d(
         kernel: [kh, kw, C // groups, D], odd kh and kw, same dtype.
         stride, dilation, groups: as in torch's conv2d; the same for both axes.
         padding: 'symmetric' (torch's dilation * (k - 1) // 2) or 'same' (TensorFlow's).
+        own_gradients: see `plain_conv2d`.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), D], same dtype.
@@ -66,31 +69,19 @@ def conv2d(
         return depthwise_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     if groups == 1 and kernel.shape[:2] == (1, 1):
         return pointwise_conv2d(x[:, ::stride, ::stride], kernel)
-    if groups == 1:
+    if groups == 1 and own_gradients:
         return dense_conv2d(x, kernel, stride=stride, dilation=dilation, padding=padding)
     pads = pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding)
     return xla_conv(x, kernel, stride, dilation, pads, groups)
 
 
-def plain_conv2d(
-    x: Array,
-    kernel: Array,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    padding: str = "symmetric",
-) -> Array:
-    """The same as `conv2d`, with XLA's own gradients for kernels larger than 1x1 of one group.
+plain_conv2d: ConvOp = functools.partial(conv2d, own_gradients=False)
+"""The same with XLA's own gradients for kernels larger than 1x1 of one group.
 
-    They compile in a tenth of the time, and on small maps are as fast: for networks of hundreds of convolutions. Both
-    gradients of four of them on CPU: [8, 24, 32, 8] to 16 in 3.2 ms instead of 3.7, [8, 6, 8, 32] to 64 in 0.8
-    instead of 1.4; compiled in 0.13 s instead of 1.4 to 3.4.
-    """
-    if groups > 1 or kernel.shape[:2] == (1, 1):
-        return conv2d(x, kernel, stride=stride, dilation=dilation, groups=groups, padding=padding)
-    pads = pad_widths(x.shape[1:3], kernel.shape[:2], stride, dilation, padding)
-    return xla_conv(x, kernel, stride, dilation, tuple(pads))
+They compile in a tenth of the time, and on small maps are as fast: for networks of hundreds of convolutions. Both
+gradients of four of them on CPU: [8, 24, 32, 8] to 16 in 3.2 ms instead of 3.7, [8, 6, 8, 32] to 64 in 0.8 instead of
+1.4; compiled in 0.13 s instead of 1.4 to 3.4.
+"""
 
 
 def repeated(x: Array, times: int) -> Array:
@@ -204,7 +195,9 @@ class Conv(nn.Module):
             y = y + onto(bias, grids.biases).astype(y.dtype).reshape(1, 1, 1, -1)
         if spec.norm:
             if not spec.affine:
-                raise NotImplementedError("norms without scale and bias are those of MixedCell")
+                raise ValueError(
+                    f"{spec.name}: a norm without scale and bias is not for this module"
+                )
             norm = norm_of(self.numbers, grids, self.axis_name, name="norm")
             y = norm(y, use_running_average=not train)
         y = ACTIVATIONS[spec.activation](y)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.arch import LayerSpec
 from jaxseg.errors import UserError
-from jaxseg.layers.conv import ACTIVATIONS, Conv, conv2d
+from jaxseg.layers.conv import ACTIVATIONS, Conv, conv2d, plain_conv2d
 from jaxseg.numbers import NumbersArch
 
 
@@ -160,3 +160,23 @@ def test_conv_op_replaces_the_operation_and_sees_the_compute_dtype():
     assert seen == [(bf16, bf16, geometry)]
     chex.assert_shape(y, (1, 3, 3, 8))
     chex.assert_type(y, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 2, 1), (3, 1, 4), (3, 2, 1)])
+def test_the_plain_one_is_the_same_with_its_gradients(kernel, stride, dilation):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 9, 10, 4)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 4, 6)), jnp.float32)
+    found = []
+    for op in (conv2d, plain_conv2d):
+        y, back = jax.vjp(lambda x, w, op=op: op(x, w, stride=stride, dilation=dilation), x, w)
+        found.append((y, *back(jnp.cos(y))))
+    for ours, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_without_scale_and_bias_is_refused():
+    """Only cells that are searched have them, and they do without `Conv`."""
+    spec = LayerSpec("a", 3, 4, (1, 1), 1, 1, 1, False, True, 1, affine=False)
+    with pytest.raises(ValueError, match="without scale and bias"):
+        Conv(spec, NumbersArch()).init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))
