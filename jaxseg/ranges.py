@@ -32,6 +32,7 @@ ITEMS = {
     "itnet.exits": WHOLE,
     "itnet.exit_weights": NUMBERS,
     "gas.temperatures": NUMBERS,
+    "gas.crop_px": WHOLE,
     "bfcn.ladder": NAMES,
     "gas.search.optim.halve_at": NUMBERS,
     "gas.alphas.optim.halve_at": NUMBERS,
