@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b]`.
+"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b] [--seeds=0,1]`.
 
 An experiment is `benchmarks/NAME.py` with
     CLAIM:  what the rows are meant to show, in one sentence,
@@ -49,6 +49,7 @@ EXPERIMENTS = (
     "gas",
     "gas_camvid",
     "bfcn",
+    "all_at_once",
     "zoo",
     "chaos",
     "soak",
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--budget-min", type=float, default=float("inf"), help="start no arm after")
     parser.add_argument("--data", default="", help="raw folder of the data set, where it needs one")
     parser.add_argument("--arms", default="", help="comma-separated; default all")
+    parser.add_argument("--seeds", default="", help="comma-separated; default all")
     args = parser.parse_args()
     start_s = time.monotonic()
     experiment = importlib.import_module(f"benchmarks.{args.name}")
@@ -71,7 +73,8 @@ def main() -> int:
     record = _open(path, experiment, args.name, keep=args.only_missing)
     arms = args.arms.split(",") if args.arms else list(experiment.ARMS)
     complete = True
-    for seed in experiment.SEEDS:
+    seeds = [int(x) for x in args.seeds.split(",")] if args.seeds else experiment.SEEDS
+    for seed in seeds:
         for arm in arms:
             if any(r["arm"] == arm and r["seed"] == seed for r in record["rows"]):
                 continue
