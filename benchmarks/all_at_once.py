@@ -9,22 +9,10 @@ On 2 idle CPU cores a seed takes about 25 minutes, a good part of it compiling.
 """
 
 import functools
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from benchmarks import common, gas
-from jaxseg import build, deploy
-from jaxseg.arch import Arch, count
-from jaxseg.inference.artifact import load_model
-from jaxseg.inference.side_by_side import Timed, in_turn
-from jaxseg.inference.ways import Way
-from jaxseg.models import mess, zoo
-from jaxseg.training.report import read_log
+from benchmarks import as_deployed, common, gas
 
 CLAIM = (
     "Cells after GAS, exits, slimming after DANCE and integers, added one after the other and left out one at a time, "
@@ -51,17 +39,20 @@ BUDGET = 0.75
 """Of the mean latency of the final answer, for networks with exits."""
 NARROW = 0.175
 """Width multiplier of the narrower control; that of the others is 0.25."""
-TIMED = 40
-"""Images of the test split that latencies are measured on."""
 
 
 # --- Rows ---
 
 
 def trained(
-    methods: tuple[str, ...], seed: int, workdir: Path, data: str, *changes: str
+    methods: tuple[str, ...],
+    seed: int,
+    workdir: Path,
+    data: str,
+    *changes: str,
+    int8: bool = False,
 ) -> dict[str, Any]:
-    """A run with these methods, deployed; what it is worth and what it cost."""
+    """A run with these methods, deployed (as int8 where it was trained so, or if told so): its worth and cost."""
     del data
     off = [change for name in METHODS if name not in methods for change in WITHOUT[name]]
     overrides = [f"seed={seed}", *off, *changes]
@@ -69,117 +60,31 @@ def trained(
     if "gas" in methods:
         overrides.append(f"gas.genotype={search}")
     run = common.trained(CONFIG, workdir, *(f"--config.{x}" for x in overrides))
-    spent = {"train_macs": run["train_macs"], "train_wall_s": run["wall_s"]}
-    spent |= {"train_steady_s": steady_s(workdir), "steps": run["step"]}
+    row = as_deployed.spent(workdir)
     if "gas" in methods:
-        spent["search_wall_s"] = common.trained_record(search)["wall_s"]
-        spent["search_macs"] = gas.told(search)["search_macs"]
-    return {**spent, **deployed(methods, workdir), "state_digest": run["state_digest"]}
-
-
-def steady_s(workdir: Path) -> float:
-    """Seconds of all steps, each as long as the median of its phase: without compiling, evaluating and saving."""
-    pieces: list[list[tuple[int, float]]] = []
-    step = 0
-    for line in read_log(workdir / "log.jsonl"):
-        if line["kind"] == "phase":
-            pieces.append([])
-        elif line["kind"] == "train":
-            pieces[-1].append((line["step"] - step, 1 / line["images_per_s"]))
-            step = line["step"]
-    batch = json.loads((workdir / "config.json").read_text())["data"]["batch_size"]
-    return sum(
-        batch * sum(n for n, _ in piece) * statistics.median(s for _, s in piece)
-        for piece in pieces
-        if piece
-    )
-
-
-def deployed(methods: tuple[str, ...], workdir: Path) -> dict[str, Any]:
-    """The final answer alone and, of a network with exits, the best that takes `BUDGET` of its time."""
-    final = workdir / "final"
-    numbers = ["--numbers=int8"] if "integer" in methods else []
-    if "mess" in methods:
-        deploy.main([f"--workdir={workdir}", f"--output={final}", "--setting=final", *numbers])
-        told = json.loads((final / "deploy.json").read_text())
-        most = BUDGET * told["final_only"]["cost"]
-        within = workdir / "within"
-        limit = f"--max-latency-ms={most:.6f}"
-        deploy.main([f"--workdir={workdir}", f"--output={within}", limit, *numbers])
-        return {"final": row(final), "within": row(within)}
-    if numbers:
-        deploy.main([f"--workdir={workdir}", f"--output={final}", *numbers])
-        return {"final": row(final)}
-    return {"final": row(workdir)}
-
-
-def row(folder: Path) -> dict[str, Any]:
-    """Of a folder as it is deployed."""
-    arch, variables, card = load_model(folder / "model" if (folder / "model").exists() else folder)
-    score = common.scored(folder, "test")
-    split, _ = build.evaluation_split(build.evaluation_config(card, ()), card, "test")
-    size_px = tuple(map(int, split.sizes_px[0]))
-    kept = {k: score[k] for k in ("miou", "num_images")}
-    cost = count(zoo.blocks(arch), *size_px)
-    macs = score.get("mean_macs", mess.costs(arch, size_px).final_only())
-    size = sum(np.asarray(x).nbytes for x in jax.tree.leaves(variables))
-    return {**kept, "macs": macs, "params": cost.params, "bytes": size, "way": score.get("way")}
+        row["search_wall_s"] = common.trained_record(search)["wall_s"]
+        row["search_macs"] = gas.told(search)["search_macs"]
+    within = BUDGET if "mess" in methods else 0.0
+    row |= as_deployed.deployed(workdir, int8=int8 or "integer" in methods, within=within)
+    return row | {"state_digest": run["state_digest"]}
 
 
 def after_training(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """The plain network, turned into int8 by calibration."""
     del seed, data
-    plain, final = gas.sibling(workdir, "plain"), workdir / "final"
-    deploy.main([f"--workdir={plain}", f"--output={final}", "--numbers=int8"])
-    return {"final": row(final)}
+    return as_deployed.deployed(gas.sibling(workdir, "plain"), int8=True, into=workdir)
 
 
 def narrow(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     """A narrower plain network, as long, turned into int8 by calibration."""
-    width = f"model.width={NARROW}"
-    found = trained((), seed, workdir, data, width)
-    deploy.main([f"--workdir={workdir}", f"--output={workdir / 'int8'}", "--numbers=int8"])
-    return found | {"final": row(workdir / "int8")}
-
-
-# --- Latency ---
-
-
-def folders(workdir: Path) -> dict[str, Path]:
-    """What is deployed of every arm of a seed."""
-    found = {}
-    for arm in ARMS:
-        if arm in ("search", "measured"):
-            continue
-        folder = gas.sibling(workdir, arm)
-        names = ("int8",) if arm == "narrow_int8" else ("final", "within")
-        kept = {name: folder / name for name in names if (folder / name).exists()}
-        kept = kept or {"final": folder / "model"}
-        found |= {f"{arm} within" if n == "within" else arm: path for n, path in kept.items()}
-    return found
+    return trained((), seed, workdir, data, f"model.width={NARROW}", int8=True)
 
 
 def measured(seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """Milliseconds an image of all that is deployed of a seed, in turn, batch 1, images of the test split."""
+    """Latencies of all that is deployed of a seed."""
     del seed, data
-    models = {name: load_model(folder) for name, folder in folders(workdir).items()}
-    card = next(iter(models.values()))[2]
-    split, _ = build.evaluation_split(build.evaluation_config(card, ()), card, "test")
-    images = [split[i]["image"] for i in range(TIMED)]
-    ones = [timed(*model[:2], model[2].evaluation) for model in models.values()]
-    ms, left = in_turn(ones, card, images)
-    half = [ms[i::2].mean(0) for i in (0, 1)]
-    return {
-        "ms": dict(zip(models, map(float, ms.mean(0)), strict=True)),
-        "left": dict(zip(models, left, strict=True)),
-        "halves_ratio": dict(zip(models, map(float, half[0] / half[1]), strict=True)),
-    }
-
-
-def timed(arch: Arch, variables: dict[str, Any], evaluation: dict[str, Any]) -> Timed:
-    """A model as its folder says that it answers."""
-    way = Way.from_dict(evaluation.get("exits", {})) if arch.exits else Way()
-    return Timed(arch, variables, way)
+    runs = {arm: gas.sibling(workdir, arm) for arm in ARMS if arm not in ("search", "measured")}
+    return as_deployed.measured(as_deployed.folders(runs))
 
 
 def _arm(*methods: str) -> Any:

@@ -50,6 +50,7 @@ EXPERIMENTS = (
     "gas_camvid",
     "bfcn",
     "all_at_once",
+    "pareto",
     "zoo",
     "chaos",
     "soak",

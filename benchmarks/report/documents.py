@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import bfcn, dance, faults, gas, int8, integer, itnet, mess, speed
+from benchmarks.report import bfcn, dance, faults, gas, int8, integer, itnet, mess, speed, together
 from benchmarks.report.markdown import Record, load
 
 NAMES = (
@@ -16,6 +16,7 @@ NAMES = (
     "docs/methods/mess.md",
     "docs/methods/itnet.md",
     "docs/methods/integer.md",
+    "docs/together.md",
 )
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -45,6 +46,9 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "dance_times": ("dance_time", dance.times),
     "dance_settings": ("dance_settings", dance.settings),
     "bfcn": ("bfcn", bfcn.arms),
+    "all_at_once": ("all_at_once", together.added),
+    "all_at_once_without": ("all_at_once", together.left_out),
+    "pareto": ("pareto", together.pareto),
     "gas": ("gas", gas.arms),
     "gas_differences": ("gas", gas.differences),
     "gas_betas": ("gas", gas.betas),
@@ -61,6 +65,7 @@ PICTURES: dict[str, tuple[str, Callable[[Record, Path], None]]] = {
     "itnet.png": ("itnet", itnet.draw),
     "dance.png": ("dance", dance.draw),
     "gas.png": ("gas", gas.draw),
+    "pareto.png": ("pareto", together.draw),
     "integer.png": ("integer", integer.draw),
 }
 """Name under docs/images/ -> (record, what draws it)."""
