@@ -17,6 +17,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: help setup train test slow parity chaos soak zoo lint format clean
 
 help:
+	@echo "make setup   make $(VENV) with pinned versions and jaxseg in it, nothing else"
 	@echo "make train   set up, train configs/quickstart.py on toy_street, evaluate, draw pictures"
 	@echo "make test    set up, run the fast tests"
 	@echo "make parity  set up, install torch for CPUs, test all networks against it"

@@ -23,7 +23,7 @@ from jaxseg.inference.augmented import Mode
 from jaxseg.inference.exits import Policy
 from jaxseg.inference.ways import Way
 from jaxseg.methods import bfcn, dance_data, integer
-from jaxseg.models import zoo
+from jaxseg.models import unseen_taps, zoo
 from jaxseg.models.networks import LOOP_OPTIONS
 from jaxseg.training import steps
 from jaxseg.training.loop import Every
@@ -65,9 +65,11 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         rule = SizeRule.learnt(slimming, found.values, dance_data.output_stride(arch))
         model_card = replace(model_card, sizes=rule.to_dict() if rule else {})
         notes = ("data slimming:", *dance_report.shares(found, q, slimming))
+    made = phases(config, arch, len(train_split), tuple(q))
+    notes += _unseen(arch, made, eval_split)
     return Plan(
         arch=arch,
-        phases=phases(config, arch, len(train_split), tuple(q)),
+        phases=made,
         parallel=parallel,
         train_split=train_split,
         eval_split=eval_split,
@@ -92,6 +94,22 @@ def training_plan(config: ConfigDict, *, name: str, resuming: bool = False) -> P
         tensorboard=config.log.tensorboard,
         pretrained=config.model.pretrained,
         notes=notes,
+    )
+
+
+def _unseen(arch: Arch, run: Sequence[Phase], split: datasets.Split) -> tuple[str, ...]:
+    """A line where crops are so small that taps of kernels never see an image, and images of the split are larger."""
+    if not len(split):
+        return ()
+    largest, answered = run[-1].plan.size_px, tuple(map(int, split.sizes_px.max(0)))
+    names = unseen_taps.unseen(zoo.blocks(arch), largest, answered)
+    if not names:
+        return ()
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    (high, wide), (tall, broad) = largest, answered
+    return (
+        f"note: on crops of {high}x{wide} px the outer taps of {shown} see padding only and stay untrained, but images "
+        f"of {split.name} ({tall}x{broad} px) use them; larger crops mend it (data.height_px, data.width_px)",
     )
 
 

@@ -1,6 +1,6 @@
 """`python -m jaxseg.data check`: names every raw file that training could not use, and never stops at the first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Report:
     num_images:  split -> pairs of image and label; empty if the set is generated.
     sizes_px:    the (height, width) that occur, with how many images have them.
     num_pixels:  int64 [K + 1], pixels by class over all splits, the ignored last.
+    wrong:       label values that must not occur -> their pixels over all splits.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Report:
     num_images: dict[str, int]
     sizes_px: dict[tuple[int, int], int]
     num_pixels: np.ndarray
+    wrong: dict[int, int] = field(default_factory=dict)
 
 
 def check(name: str, dir: str = "", *, on_progress: Tell | None = None) -> Report:
@@ -60,7 +62,8 @@ def check(name: str, dir: str = "", *, on_progress: Tell | None = None) -> Repor
             values += result.values
     sizes.pop((0, 0), None)
     names, pixels = raw.spec.class_names, _by_class(raw, values)
-    return Report(name, str(dir), names, problems, notes, raw.num_images, sizes, pixels)
+    wrong = {int(v): int(values[v]) for v in np.flatnonzero(np.where(raw.spec.allowed, 0, values))}
+    return Report(name, str(dir), names, problems, notes, raw.num_images, sizes, pixels, wrong)
 
 
 def render(report: Report) -> str:
@@ -75,12 +78,20 @@ def render(report: Report) -> str:
     most = sorted(report.sizes_px.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in most[:5])
     lines.append(f"sizes in px: {shown}" + (f", {len(most) - 5} more" if len(most) > 5 else ""))
-    total = max(int(report.num_pixels.sum()), 1)
+    total = max(int(report.num_pixels.sum()) + sum(report.wrong.values()), 1)
     names = (*report.class_names, "ignored")
     wide = max(len(name) for name in names)
     for name, count in zip(names, report.num_pixels.tolist(), strict=True):
         absent = "" if count or name == "ignored" else "  never occurs"
         lines.append(f"  {name:<{wide}} {100 * count / total:7.3f} % of pixels{absent}")
+    if report.wrong:
+        most = sorted(report.wrong.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{v} ({100 * count / total:.3f} %)" for v, count in most[:5])
+        more = f" and {len(most) - 5} more" if len(most) > 5 else ""
+        lines.append(
+            f"values that are no class: {shown}{more}; make them {IGNORE_LABEL} to have them ignored, "
+            "or give them a class"
+        )
     files = len({problem.file for problem in report.problems})
     bad = f"{len(report.problems)} problems in {files} files" if files else "no problems"
     return "\n".join([*lines, bad])

@@ -133,7 +133,7 @@ def _inspect_all(raw: RawFolder, tell: Tell) -> dict[str, Columns]:
         raise UserError(
             f"{len(problems)} problems in {raw.root}",
             got=shown + more,
-            do="see all with `python -m jaxseg.data check`",
+            do="see all with `python -m jaxseg.data check` and the flags of this command that begin with --config",
         )
     for note in notes:
         print(f"{raw.spec.name}: {note}", file=sys.stderr)

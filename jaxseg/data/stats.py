@@ -8,7 +8,13 @@ import numpy as np
 from jaxseg.data.split import Split
 from jaxseg.errors import unknown_name
 
-KINDS = ("inverse", "median", "effective")
+KINDS = {
+    "inverse": "inverse: strongest, for large sets",
+    "median": "median: as in SegNet",
+    "root": "root: mild, what configs/quickstart.py has; begin with this one",
+    "effective": "effective: of Cui et al.",
+}
+"""Of class weights -> what is said of them."""
 EFFECTIVE_BETA = 0.999
 
 
@@ -67,6 +73,7 @@ def weights(counts: Stats, kind: str) -> np.ndarray:
             'inverse':   1 / n_c.
             'median':    median(f) / f_c, f_c = n_c / labelled pixels of the images that contain c (median
                          frequency balancing, as in SegNet).
+            'root':      1 / sqrt(n_c).
             'effective': (1 - b) / (1 - b^(n_c / N)), b = 0.999: the effective number of Cui et al. 2019 on
                          pixels per image.
 
@@ -83,6 +90,8 @@ def weights(counts: Stats, kind: str) -> np.ndarray:
     elif kind == "median":
         # The median itself cancels when the mean is made 1.
         raw[seen] = counts.shared_pixels[seen] / pixels
+    elif kind == "root":
+        raw[seen] = 1 / np.sqrt(pixels)
     else:
         per_image = pixels / counts.total_images
         # expm1: for rare classes 1 - b^n is a difference of nearly equal numbers.
@@ -106,6 +115,7 @@ def render(counts: Stats) -> str:
     lines += [f"  {'class':<{wide}} {'% of pixels':>12} {'pixels':>14} {'images':>8}"]
     lines += [f"  {n:<{wide}} {100 * p / total:12.3f} {p:14d} {m:8d}" for n, p, m in rows]
     lines += [f"  {'ignored':<{wide}} {100 * counts.void_frac:12.3f} {counts.num_void:14d}"]
-    for kind in KINDS:
-        lines += [f"# {kind}", paste(counts, kind)]
+    lines += ["class weights, one of them; as a flag: --config.loss.class_weights='(..)'"]
+    for kind, words in KINDS.items():
+        lines += [f"# {words}", paste(counts, kind)]
     return "\n".join(lines)

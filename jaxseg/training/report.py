@@ -48,9 +48,10 @@ class Report:
         """A phase begins (or goes on after a resume)."""
         trained = ", ".join(phase.trainable)
         cost = count(zoo.blocks(arch), *phase.plan.size_px)
-        self._terminal.say(
+        self._terminal.phase(
             f"phase {phase.name}: up to {phase.steps} steps, training {trained}; "
-            f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.0f} M MACs"
+            f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.0f} M MACs; "
+            "the first step compiles"
         )
         told = {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)}
         told |= {"params": cost.params, "macs": cost.macs, "size_px": list(phase.plan.size_px)}

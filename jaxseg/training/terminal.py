@@ -40,14 +40,21 @@ class Terminal:
             transient=True,
         )
         self._task: Any = None
+        self._compiles = True
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, markup=False)
 
+    def phase(self, text: str) -> None:
+        """A phase begins; its program is compiled within the first window of steps."""
+        self._compiles = True
+        self.say(text)
+
     def train(self, step: int, values: dict[str, Any], window: Window) -> None:
-        """Updates the live line, or prints one."""
-        per_step_s = window.wall_s / len(window.sums)
+        """Updates the live line, or prints one. Time left is not told from steps that were compiled for."""
+        per_step_s = math.nan if self._compiles else window.wall_s / len(window.sums)
+        self._compiles = False
         line = (
             f"loss {values['loss']:.3f}  mIoU train {percent(values['miou'])} "
             f"val {percent(self._val)}  {values['images_per_s']:.1f} img/s  "

@@ -167,6 +167,10 @@ def test_all_at_once_and_the_good_ones_are_counted(root):
     counts = [int((flat == k).sum()) for k in (0, 1, 2, 255)]
     assert report.num_pixels.tolist() == counts
     assert sum(report.sizes_px.values()) == 5
+    assert report.wrong == {50 + i: 24 * 32 for i in range(3)}
+    share = 100 * 24 * 32 / (sum(counts) + 3 * 24 * 32)
+    shown = ", ".join(f"{50 + i} ({share:.3f} %)" for i in range(3))
+    assert f"values that are no class: {shown}; make them 255" in check.render(report)
     assert check.render(report).endswith(f"{len(report.problems)} problems in 3 files")
 
 

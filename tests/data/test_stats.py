@@ -24,8 +24,14 @@ def test_weights_by_hand():
     frequency = np.array([0.4, 0.4, 0.3])
     median = 0.4 / frequency
     beta = 0.999
+    root = np.array([12, 12, 6]) ** -0.5
     effective = (1 - beta) / (1 - beta ** (np.array([12, 12, 6]) / 2))
-    for kind, expected in (("inverse", inverse), ("median", median), ("effective", effective)):
+    for kind, expected in (
+        ("inverse", inverse),
+        ("median", median),
+        ("root", root),
+        ("effective", effective),
+    ):
         got = stats.weights(COUNTS, kind)
         assert got.dtype == np.float64
         np.testing.assert_allclose(got[:3], expected / expected.mean(), rtol=1e-12)

@@ -66,7 +66,8 @@ def test_plain_lines_hold_what_one_looks_for(report, output, tmp_path):
         "train 20.0 %",
         "4.0 img/s",
         "wait 25.0 %",
-        "left 3:00",
+        "left ?",  # within these steps a program was compiled
+        "left 2:40",
     ):
         assert part in text
     assert "val mIoU 50.0 %" in text and "val 50.0 %" in text
