@@ -191,6 +191,7 @@ def get_config() -> ConfigDict:
                 "weights": 32,  # bits of kernels, 1 to 8, or 32 = floating
                 "activations": 32,  # of what convolutions read
                 "ends": 8,  # of both in the first block and in the scores
+                "reach": 1.0,  # the largest activation; the authors' is 1
                 # Stages before, the last phase again each time: ("32/32", "8/8", "4/4", "2/2"); () = directly.
                 "ladder": (),
                 "stage": 1 / 3,  # length of each later stage, of the last phase's

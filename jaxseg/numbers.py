@@ -177,15 +177,19 @@ class BitsArch:
     """Few bits in the forward pass, gradients floating (after DoReFa-Net and BFCN, see `quant.dorefa`).
 
     weights:     of kernels, 1 to 8, or 32 = floating.
-    activations: of what convolutions read; clipped to [0, 1] before. The image is left as it is.
+    activations: of what convolutions read; clipped to [0, reach] before. The image is left as it is.
     ends:        of both in the first block and in the layers of scores.
+    reach:       the largest activation; 1 in the authors' code.
     """
 
     weights: int = FLOAT
     activations: int = FLOAT
     ends: int = FLOAT
+    reach: float = 1.0
 
     def __post_init__(self):
+        if not 0 < self.reach < float("inf"):
+            raise UserError("reach of activations", got=self.reach, expected="above 0")
         for name in ("weights", "activations", "ends"):
             bits = getattr(self, name)
             if bits not in (*FEW, FLOAT):
@@ -194,13 +198,13 @@ class BitsArch:
     @property
     def off(self) -> bool:
         """Whether everything is floating."""
-        return self == BitsArch()
+        return self.weights == self.activations == self.ends == FLOAT
 
-    def at(self, block: str, layer: str) -> tuple[int, int]:
-        """Bits of the kernel and of what it is applied to."""
+    def at(self, block: str, layer: str) -> "BitsArch":
+        """Of a layer: `weights` and `activations` are its own."""
         if block == "block_00" or layer.startswith("logits"):
-            return self.ends, self.ends
-        return self.weights, self.activations
+            return replace(self, weights=self.ends, activations=self.ends)
+        return self
 
 
 @dataclass(frozen=True)

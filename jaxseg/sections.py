@@ -65,7 +65,7 @@ def few_bits(section: ConfigDict) -> bfcn.Settings:
     """The section `bfcn`; the ends are floating where all is."""
     floating = section.weights == section.activations == FLOAT
     ends = FLOAT if floating else section.ends
-    bits = BitsArch(section.weights, section.activations, ends)
+    bits = BitsArch(section.weights, section.activations, ends, section.reach)
     return bfcn.Settings(bits, tuple(section.ladder), section.stage)
 
 

@@ -69,7 +69,7 @@ def train_s(row: Record, key: str = "train_wall_s") -> float:
     return row[key] + row.get("search_wall_s", 0.0)
 
 
-def _lines(record: Record, arm: str, words: str) -> list[list[str]]:
+def _lines(record: Record, arm: str, words: str, share: str) -> list[list[str]]:
     """Of a network: its final answer and, with exits, what the search deployed."""
     found = rows_of(record, arm)
     lines = []
@@ -81,7 +81,7 @@ def _lines(record: Record, arm: str, words: str) -> list[list[str]]:
         first = kind == FINAL
         lines.append(
             [
-                words if first else "-- deployed to 3/4 of its time",
+                words if first else f"-- deployed to {share} of its time",
                 percent([e["miou"] for e in each]),
                 _spread(_ratios(record, arm if first else f"{arm} {WITHIN}")),
                 _mean([e["macs"] / 1e6 for e in each], ".1f"),
@@ -111,7 +111,7 @@ def added(record: Record) -> str:
     """What each method adds, and everything but one."""
     rows = []
     for arm, words in ADDED.items():
-        rows += _lines(record, arm, words)
+        rows += _lines(record, arm, words, "9/10")
     return table(["toy_street", *HEAD], rows)
 
 
@@ -146,7 +146,7 @@ def pareto(record: Record) -> str:
     rows = []
     for name, (words, _, _) in PICTURE.items():
         if not name.endswith(f" {WITHIN}"):
-            rows += _lines(record, name, words.removesuffix(", final answer"))
+            rows += _lines(record, name, words.removesuffix(", final answer"), "3/4")
     return table(["toy_street", *HEAD], rows)
 
 

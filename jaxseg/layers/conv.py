@@ -18,7 +18,7 @@ from jaxseg.layers.depthwise import depthwise_conv2d
 from jaxseg.layers.norm import initial_values, norm_of
 from jaxseg.layers.pointwise import pointwise_conv2d
 from jaxseg.layers.xla import xla_conv
-from jaxseg.numbers import FLOAT, Grid, IntegerArch, NumbersArch
+from jaxseg.numbers import BitsArch, Grid, IntegerArch, NumbersArch
 from jaxseg.padding import pad_widths
 from jaxseg.quant import dorefa
 from jaxseg.quant.rounding import error, onto
@@ -164,7 +164,7 @@ class Conv(nn.Module):
     conv_op: ConvOp = conv2d
     axis_name: str | None = None
     grids: IntegerArch = IntegerArch()
-    bits: tuple[int, int] = (FLOAT, FLOAT)
+    bits: BitsArch = BitsArch()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -172,11 +172,11 @@ class Conv(nn.Module):
         spec, dtype, grids = self.spec, jnp.dtype(self.numbers.compute), self.grids
         init = nn.initializers.normal(kernel_std(spec))
         kernel = self.param("kernel", init, spec.kernel_shape, jnp.float32)
-        if self.bits != (FLOAT, FLOAT):
-            kernel = dorefa.weights(kernel, self.bits[0], rescaled=not spec.norm)
+        if not self.bits.off:
+            kernel = dorefa.weights(kernel, self.bits.weights, rescaled=not spec.norm)
             # What reads the image, of 3 channels and any sign, reads it as it is.
             if spec.in_channels != IMAGE_CHANNELS:
-                x = dorefa.activations(x, self.bits[1])
+                x = dorefa.activations(x, self.bits.activations, self.bits.reach)
         y = self.conv_op(
             x.astype(dtype),
             onto(

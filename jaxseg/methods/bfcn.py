@@ -52,16 +52,16 @@ class Settings:
     @property
     def stages(self) -> tuple[BitsArch, ...]:
         """From first to last."""
-        return (*(_parsed(text, self.bits.ends) for text in self.ladder), self.bits)
+        return (*(_parsed(text, self.bits) for text in self.ladder), self.bits)
 
 
-def _parsed(text: str, ends: int) -> BitsArch:
+def _parsed(text: str, like: BitsArch) -> BitsArch:
     weights, _, activations = text.partition("/")
     if not (weights.isdecimal() and activations.isdecimal()):
         raise UserError(
             "bfcn.ladder", got=repr(text), expected="'<weights>/<activations>', such as '8/8'"
         )
-    found = BitsArch(int(weights), int(activations), ends)
+    found = replace(like, weights=int(weights), activations=int(activations))
     return BitsArch() if (found.weights, found.activations) == (32, 32) else found
 
 

@@ -74,7 +74,8 @@ def word_operations(
             height, width, fan_in, out = layer.kernel_shape
             macs = height * width * fan_in * out * layer.cells(height_px, width_px) * layer.repeats
             total += macs
-            w, a = bits.at(block.name, layer.name)
+            own = bits.at(block.name, layer.name)
+            w, a = own.weights, own.activations
             if FLOAT not in (w, a) and layer.in_channels != IMAGE_CHANNELS and w * a < word:
                 few += macs
                 words += macs * w * a / word

@@ -43,11 +43,11 @@ def weights(w: Array, bits: int, *, zero: float = 1.0, rescaled: bool = False) -
     return found * jax.lax.stop_gradient(most) if rescaled else found
 
 
-def activations(x: Array, bits: int) -> Array:
-    """Clipped to [0, 1], then of 2^bits levels; the gradient passes inside of [0, 1] only."""
+def activations(x: Array, bits: int, reach: float = 1.0) -> Array:
+    """Clipped to [0, reach], then of 2^bits levels; the gradient passes inside only. The authors' reach is 1."""
     if bits == FLOAT:
         return x
-    return levels(jnp.clip(x, 0.0, 1.0), bits)
+    return reach * levels(jnp.clip(x / reach, 0.0, 1.0), bits)
 
 
 def _straight(value: Array, like: Array) -> Array:

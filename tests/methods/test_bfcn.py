@@ -79,6 +79,7 @@ def test_the_ladder_trains_and_resumes(tmp_path):
 @pytest.mark.parametrize(
     "make, said",
     [
+        (lambda: BitsArch(reach=0.0), "reach of activations: got 0.0; expected above 0"),
         (lambda: BitsArch(9), "bits of weights: got 9; expected 1 to 8, or 32"),
         (lambda: bfcn.Settings(ONE_TWO, ("8",)), "bfcn.ladder: got '8'"),
         (lambda: bfcn.Settings(ONE_TWO, ("4/4", "8/8")), "no more bits than in the stage before"),

@@ -34,6 +34,7 @@ def test_golden_activations(bits, codes):
     """B3."""
     expected = np.array(codes) / (2**bits - 1)
     np.testing.assert_allclose(dorefa.activations(A, bits), expected, atol=1e-6)
+    np.testing.assert_allclose(dorefa.activations(4 * A, bits, 4.0), 4 * expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -56,6 +57,8 @@ def test_gradients():
     inside = (A > 0) & (A < 1)
     found = jax.grad(lambda a: dorefa.activations(a, 2).sum())(A)
     np.testing.assert_array_equal(found, inside.astype(np.float32))
+    found = jax.grad(lambda a: dorefa.activations(a, 2, 4.0).sum())(4 * A)
+    np.testing.assert_allclose(found, inside.astype(np.float32))
 
     def without_rounding(w):
         bent = jnp.tanh(w)
