@@ -6,6 +6,9 @@ Hardware: 2 CPU cores.  Time: not measured alone.
 Test mIoU: docs/methods/bfcn.md, made from results/bfcn.json, where there are rows.
 
 Quarter-width DeepLabV3+ on ResNet-18, crops of 96x128 px. First block and scores have 8 bits, the image is as it is.
+Activations reach up to 4, not the authors' 1: sums of residual blocks lie beyond 1, and cut there even 8/8 bits trained
+directly lost most of what floats learn (chosen on val with seed 100 after 240 steps, 2/2 bits directly: 27.6 % with 2,
+31.7 % with 4; 8/8 with 4: 33.8 %; floats 35.3 %).
 """
 
 from jaxseg import defaults
@@ -22,6 +25,7 @@ def get_config():
     config.model.dropout = 0.0
     config.loss.class_weights = (0.55, 0.55, 1.0, 0.45, 0.8, 0.65, 1.3, 1.2, 0.7, 1.7, 1.7)
     config.bfcn.weights, config.bfcn.activations = 1, 2
+    config.bfcn.reach = 4.0
     config.bfcn.ladder = ("32/32", "8/8", "4/4", "2/2")
     config.phases.main = defaults.phase(
         309, name="adamw", learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=50

@@ -1,7 +1,8 @@
 """What a run leaves in its folder, and what it finds there: checkpoints, model, progress, record."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxseg import runtime
-from jaxseg.arch import digest
+from jaxseg.arch import Arch, digest, to_json
 from jaxseg.energy import Meter
 from jaxseg.inference.artifact import CARD, save_model
 from jaxseg.training import state as states
@@ -29,7 +30,7 @@ class Keeper:
     def __init__(self, workdir: Workdir, plan: Plan, start_s: float):
         self._workdir, self._plan, self._start_s = workdir, plan, start_s
         self._before = workdir.read(PROGRESS)
-        self._spent_s, self._best = 0.0, -1.0
+        self._spent_s, self._best, self._arch = 0.0, -1.0, plan.arch
         self._meter, self._spent_j = Meter(), 0.0
         self.checkpoints = Checkpoints(
             workdir.path / "checkpoints", keep_last=plan.keep_last, keep_best=plan.keep_best
@@ -63,8 +64,7 @@ class Keeper:
             _warn_if_elsewhere(self._before, terminal)
             self._spent_s = self._before.get("wall_s", 0.0)
             self._spent_j = self._before.get("energy_j")
-        told = [x["miou"] for x in report.lines if x["kind"] == "eval"]
-        self._best = max((x for x in told if x is not None), default=-1.0)
+        self._best, self._arch = best_of_network(report.lines, self._plan.arch), journal.arch
         return report
 
     def save(self, state: TrainState, journal: Journal, scores: dict[str, Any] | None) -> None:
@@ -74,6 +74,8 @@ class Keeper:
             told = {**self._origin(), "step": journal.step, "scores": scores}
             card = replace(self._plan.card, origin={**self._plan.card.origin, **told})
             variables = jax.device_get(states.inference_variables(state))
+            if journal.arch != self._arch:
+                self._best, self._arch = -1.0, journal.arch
             if scores["miou"] is not None and scores["miou"] > self._best:
                 self._best = scores["miou"]
                 save_model(self._workdir.path / MODEL_BEST, journal.arch, variables, card)
@@ -113,6 +115,23 @@ class Keeper:
     def _origin(self) -> dict[str, Any]:
         began = self._workdir.read(PRETRAINED) if self._plan.pretrained else {}
         return {"pretrained": {k: began[k] for k in ("name", "sha256")}} if began else {}
+
+
+def best_of_network(lines: Sequence[dict[str, Any]], first: Arch) -> float:
+    """The highest mIoU that a log tells of the network that it ends with; -1.0 if it tells none.
+
+    A network that has lost channels, or got heads that were not trained before, is another one.
+
+    Args:
+        lines: of `log.jsonl`. first: what the run began with.
+    """
+    best, arch = -1.0, json.loads(to_json(first))
+    for line in lines:
+        if line["kind"] == "phase" and line.get("arch", arch) != arch:
+            best, arch = -1.0, line["arch"]
+        elif line["kind"] == "eval" and line["miou"] is not None:
+            best = max(best, line["miou"])
+    return best
 
 
 def _warn_if_elsewhere(before: dict[str, Any], terminal: Terminal) -> None:

@@ -3,7 +3,8 @@
 W/config.json      the config; a resume with another one is refused
 W/checkpoints/     whole states with their journals (orbax)
 W/log.jsonl        one line per log, evaluation and phase;  W/tensorboard/, W/pictures/
-W/model/           the last weights as a deployable folder;  W/model_best/: best val mIoU
+W/model/           the last weights as a deployable folder
+W/model_best/      those of the best val mIoU that the network has had as it is in the end
 W/pretrained.json  what became of the weights it started from, where there were any
 W/run.json         written at the end: what was run, where, how long, and the digest of the state
 """

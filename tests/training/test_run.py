@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxseg.arch import to_json
 from jaxseg.data.plan import TrainPlan
 from jaxseg.data.transforms import Augment
 from jaxseg.errors import UserError
@@ -16,6 +17,7 @@ from jaxseg.inference.artifact import Card, load_model
 from jaxseg.models import segmenter, zoo
 from jaxseg.models.segmenter import Segmenter
 from jaxseg.training import run, steps
+from jaxseg.training.keeper import best_of_network
 from jaxseg.training.loop import Every
 from jaxseg.training.optim import Optim
 from jaxseg.training.parallel import Parallel
@@ -101,6 +103,36 @@ def test_a_run_leaves_everything_it_promises(straight):
     assert {"phase", "train", "eval"} == {line["kind"] for line in lines}
     wait = [line["wait_frac"] for line in lines if line["kind"] == "train"]
     assert all(0 <= w <= 1 for w in wait)
+
+
+@pytest.mark.parametrize("stops", [(), (3,), (4,), (5,)])
+def test_the_best_is_of_the_network_that_the_run_ends_with(tmp_path, monkeypatch, stops):
+    """The second phase has another network, which scores worse, best at its second step."""
+    first = small_arch()
+    other = replace(first, head=replace(first.head, dropout=0.25))
+
+    def scores(arch, state, step):
+        miou = {4: 0.1, 5: 0.3, 6: 0.2}.get(step, 0.9)
+        found = {"split": "val", "miou": miou, "aacc": 0.5, "loss": 1.0, "wall_s": 0.1}
+        return found | {"iou": [miou] * 3}
+
+    def make():
+        change = {"on_enter": lambda arch, state: (other, state), "seed": 1}
+        often = Every(log=2, evaluate=1, save=1)
+        return plan([phase("first", 3), phase("second", 3, **change)], every=often)
+
+    monkeypatch.setattr(run, "Evaluator", lambda *_: scores)
+    run_in_pieces(tmp_path, make, stops)
+    arch, _, card = load_model(tmp_path / "model_best")
+    assert arch == other and card.origin["step"] == 5
+    lines = [
+        {"kind": "phase", "step": 0},
+        {"kind": "eval", "step": 3, "miou": 0.7},
+        {"kind": "phase", "step": 3, "arch": json.loads(to_json(other))},
+        {"kind": "eval", "step": 4, "miou": None},
+    ]
+    assert best_of_network(lines[:2], small_arch()) == 0.7
+    assert best_of_network(lines, small_arch()) == -1.0 and best_of_network(lines, other) == 0.7
 
 
 @pytest.mark.parametrize("stops", [(1,), (2, 3), (3, 4), (5,), (6, 7)])
