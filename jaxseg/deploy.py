@@ -102,6 +102,7 @@ def main(argv: Sequence[str]) -> None:
     trained, told = (arch, variables), {"split": args["split"]}
     if numbers == INT8:
         most = cli.whole(args, "images")
+        print(f"turning the network into {INT8}", flush=True)
         arch, variables, how = to_codes(
             arch, variables, card, split, method=args["calibration"], most=most
         )
@@ -114,10 +115,12 @@ def main(argv: Sequence[str]) -> None:
         return
     policy = Policy(confidence=args["confidence"], measure=args["measure"])
 
+    print(f"running every head over {len(split)} images of {args['split']}", flush=True)
     begin_s = time.perf_counter()
     with stream() as batches:
         evidence = collecting.collect(arch, variables, card.mean, card.std, batches, policy=policy)
     looked_s = time.perf_counter()
+    print("timing the parts of the network", flush=True)
     unit = "MACs" if limits["max_macs"] is not None else "ms"
     if unit == "MACs":
         found = costs(arch, size_px)
@@ -125,6 +128,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         path_cost = measure_parts(arch, variables, card.mean, card.std, size_px, policy).path
     timed_s = time.perf_counter()
+    print("searching", flush=True)
     search = Search(
         evidence,
         path_cost,

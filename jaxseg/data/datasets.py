@@ -137,6 +137,9 @@ def _no_such_split(name: str, split: str, spec: DatasetSpec, dir: str) -> UserEr
     if split in spec.unavailable:
         there = "one of " + ", ".join(spec.splits)
         return UserError(f"{name} {split}: {spec.unavailable[split]}", expected=there)
+    if split == "calib":  # what `deploy` looks at unless told otherwise
+        do = "put a tenth of the training images into images/calib and labels/calib, or give --split=val"
+        return UserError(f"{name} has no split calib", got=", ".join(spec.splits), do=do)
     error = unknown_name(f"split of {name}", split, spec.splits)
     return UserError(f"{error}", do=f"those are the splits in {dir}") if dir else error
 

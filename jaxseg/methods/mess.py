@@ -142,6 +142,8 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
                 trainable=names,
                 begins=names,
                 on_enter=attach if point == 0 else None,
+                about=f"{len(names)} heads behind exit point {point + 1} of {settings.num_exits - 1}, all else frozen: "
+                f"loss is the sum of theirs, mIoU train that of {names[-1]}, mIoU val that of the final answer",
             )
         )
     return (*before, *(() if settings.stage_1 == SKIP else (last,)), *stage_2)

@@ -76,7 +76,7 @@ class Keeper:
             variables = jax.device_get(states.inference_variables(state))
             if journal.arch != self._arch:
                 self._best, self._arch = -1.0, journal.arch
-            if scores["miou"] is not None and scores["miou"] > self._best:
+            if scores["miou"] is not None and scores["miou"] >= self._best:
                 self._best = scores["miou"]
                 save_model(self._workdir.path / MODEL_BEST, journal.arch, variables, card)
             save_model(self._workdir.path / MODEL, journal.arch, variables, card)

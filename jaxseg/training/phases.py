@@ -39,6 +39,7 @@ class Phase:
     goes_on:     it is a piece of the same stretch as the phase before it: updates are counted on, so batches, learning
                  rates and `steps` are those of one phase, however long the pieces before it were.
     span:        length of the whole stretch, of which every piece must know; 0 = this phase is one.
+    about:       words for who watches the run, such as what its loss and scores are of.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Phase:
     describe: Callable[[Arch, Any], dict[str, Any]] | None = None
     goes_on: bool = False
     span: int = 0
+    about: str = ""
 
     def __post_init__(self):
         if self.steps < 1:

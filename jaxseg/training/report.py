@@ -51,7 +51,7 @@ class Report:
         self._terminal.phase(
             f"phase {phase.name}: up to {phase.steps} steps, training {trained}; "
             f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.0f} M MACs; "
-            "the first step compiles"
+            "the first step compiles" + (f"\n  {phase.about}" if phase.about else "")
         )
         told = {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)}
         told |= {"params": cost.params, "macs": cost.macs, "size_px": list(phase.plan.size_px)}

@@ -107,12 +107,12 @@ def test_a_run_leaves_everything_it_promises(straight):
 
 @pytest.mark.parametrize("stops", [(), (3,), (4,), (5,)])
 def test_the_best_is_of_the_network_that_the_run_ends_with(tmp_path, monkeypatch, stops):
-    """The second phase has another network, which scores worse, best at its second step."""
+    """The second phase has another network, which scores worse; of equal scores the later counts."""
     first = small_arch()
     other = replace(first, head=replace(first.head, dropout=0.25))
 
     def scores(arch, state, step):
-        miou = {4: 0.1, 5: 0.3, 6: 0.2}.get(step, 0.9)
+        miou = {4: 0.1, 5: 0.3, 6: 0.3}.get(step, 0.9)
         found = {"split": "val", "miou": miou, "aacc": 0.5, "loss": 1.0, "wall_s": 0.1}
         return found | {"iou": [miou] * 3}
 
@@ -124,7 +124,7 @@ def test_the_best_is_of_the_network_that_the_run_ends_with(tmp_path, monkeypatch
     monkeypatch.setattr(run, "Evaluator", lambda *_: scores)
     run_in_pieces(tmp_path, make, stops)
     arch, _, card = load_model(tmp_path / "model_best")
-    assert arch == other and card.origin["step"] == 5
+    assert arch == other and card.origin["step"] == 6
     lines = [
         {"kind": "phase", "step": 0},
         {"kind": "eval", "step": 3, "miou": 0.7},
