@@ -41,6 +41,8 @@ SPLITS = ("calib", "train", "val")
 TIMED = 50
 """Images that the written folder is timed on."""
 NUMBERS = (*COMPUTE, INT8)
+OFFERS = 6
+"""Lines of what there is, where a wish cannot be met."""
 IMAGES = 64
 """Looked at by a calibration."""
 COMMAND = cli.Command(
@@ -137,10 +139,14 @@ def main(argv: Sequence[str]) -> None:
     )
     least = limits["min_miou"]
     most = limits["max_macs"] if unit == "MACs" else limits["max_latency_ms"]
-    chosen = search.best(
-        max_cost=np.inf if most is None else most, min_miou=-np.inf if least is None else least
-    )
     front = search.pareto()
+    try:
+        chosen = search.best(
+            max_cost=np.inf if most is None else most, min_miou=-np.inf if least is None else least
+        )
+    except UserError as error:  # what was measured is not lost with a wish that cannot be met
+        print("\n".join(["there is:", *_offers(arch, front, unit)]))
+        raise UserError(str(error), do=f"choose a limit among those above, in {unit}") from error
     searched_s = time.perf_counter()
 
     small, parts, way = assembled(arch, variables, chosen, policy)
@@ -294,6 +300,16 @@ def _row(arch: Arch, one: Deployment) -> dict[str, Any]:
     """For people: heads by name."""
     names = [_name(arch, head) for head in one.heads]
     return {**asdict(one), "heads": names}
+
+
+def _offers(arch: Arch, front: Sequence[Deployment], unit: str) -> list[str]:
+    """The front thinned to `OFFERS` lines, for who wished what there is not."""
+    at = np.unique(np.linspace(0, len(front) - 1, OFFERS).astype(int))
+    return [
+        f"  mIoU {100 * x.miou:5.2f} %  {x.cost:.4g} {unit}  {x.setting}: "
+        + "; ".join(_name(arch, head) for head in x.heads)
+        for x in (front[i] for i in at)
+    ]
 
 
 def _name(arch: Arch, head: int) -> str:

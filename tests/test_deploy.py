@@ -183,10 +183,11 @@ def test_a_way_that_no_file_has_is_refused_in_one_line(folder, tmp_path, capsys,
         (("--max-macs=-1",), "--max-macs: got '-1'; expected a number above 0"),
         (("--max-macs=5", "--max-latency-ms=5"), "not both"),
         (("--height=17",), "the size of some images"),
-        (("--split=calib",), "split"),
+        (("--split=calib",), "images/calib and labels/calib, or give --split=val"),
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, words):
     assert run(folder, tmp_path / "out", *flags) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+    assert ("there is:\n  mIoU" in out) == (words == "closest one")
