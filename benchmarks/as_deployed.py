@@ -28,6 +28,7 @@ def spent(workdir: Path) -> dict[str, Any]:
     """What a run cost."""
     run = common.trained_record(workdir)
     kept = {"steps": run["step"], "train_macs": run["train_macs"], "train_wall_s": run["wall_s"]}
+    kept["train_commit"] = run["commit"]
     return kept | {"train_steady_s": steady_s(workdir)}
 
 

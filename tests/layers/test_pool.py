@@ -9,11 +9,12 @@ from jaxseg.flow import parts
 from jaxseg.layers.pool import average, average_pool, global_average, max_pool
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int32"])
 @pytest.mark.parametrize("window, before, stride", [(3, 1, 2), (2, 0, 2), (3, 1, 1)])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
-def test_max_pool(size, window, before, stride):
+def test_max_pool(size, window, before, stride, dtype):
     # All negative: zero padding would win everywhere at the border.
-    x = -1.0 - np.random.default_rng(0).random((2, *size, 3), np.float32)
+    x = -np.random.default_rng(0).integers(1, 128, (2, *size, 3)).astype(np.float32)
     width = ((0, 0), (before, 1), (before, 1), (0, 0))
     padded = np.pad(x, width, constant_values=-np.inf)
     rows, columns = (-(-n // stride) for n in size)
@@ -21,7 +22,12 @@ def test_max_pool(size, window, before, stride):
     for i, j in np.ndindex(rows, columns):
         y, x0 = stride * i, stride * j
         cells[:, i, j] = padded[:, y : y + window, x0 : x0 + window].max((1, 2))
-    np.testing.assert_array_equal(jax.jit(lambda x: max_pool(x, window, stride))(x), cells)
+    pool = lambda x: max_pool(x, window, stride)  # noqa: E731
+    found = jax.jit(pool)(jnp.asarray(x, dtype))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.astype(jnp.float32), cells)
+    if not dtype.startswith("int"):
+        np.testing.assert_array_equal(jax.vjp(pool, jnp.asarray(x, dtype))[0], found)
 
 
 @pytest.mark.parametrize("window", [2, 3])
