@@ -27,13 +27,15 @@ help:
 	@echo "make lint    ruff: lint and format check        make format   let ruff mend it"
 	@echo "make clean   remove the environment and $(RUN)"
 
+# compat: by a path, not by a finder, which comes last: beside a clone of this name `import jaxseg` would find the clone.
 # The stamp makes the second call instant; it is redone when a version or a dependency changes.
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or give make PYTHON=..."; exit 2; }
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing pinned versions into $(VENV) (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e '.[test]'
 	@touch $@
 
 train: setup

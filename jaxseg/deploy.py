@@ -22,7 +22,7 @@ from jaxseg.conversion.ranges import METHODS
 from jaxseg.data.pipeline import eval_stream
 from jaxseg.errors import UserError
 from jaxseg.inference import collect as collecting
-from jaxseg.inference.artifact import Card, load_model, save_model
+from jaxseg.inference.artifact import CARD, Card, load_model, save_model
 from jaxseg.inference.curve import draw_front
 from jaxseg.inference.evaluation import evaluate
 from jaxseg.inference.exits import CONFIDENCES, MEASURES, Policy
@@ -85,6 +85,8 @@ def main(argv: Sequence[str]) -> None:
     arch, variables, card = load_model(model_folder(Path(args["workdir"]), args["checkpoint"]))
     numbers = args["numbers"] or (INT8 if arch.numbers.in_codes else COMPUTE[0])
     _check(arch, numbers, limits)
+    if (Path(args["output"]) / CARD).exists():
+        print(f"note: the model in {args['output']} and what lies beside it will be replaced")
     config = build.evaluation_config(card, argv)
     split, plan = build.evaluation_split(config, card, args["split"])
     if not len(split):
@@ -183,6 +185,12 @@ def main(argv: Sequence[str]) -> None:
     _write(output, record)
     draw_front(front, chosen, record["final_only"], unit, output / "pareto.png")
     print(_told(record))
+    late = limits["max_latency_ms"]
+    if late is not None and record["mean_ms"] > late:
+        print(
+            f"note: {record['mean_ms']:.2f} ms were measured, more than the {late:g} ms that were asked for; "
+            "is the machine busy? a lower limit leaves room"
+        )
     print(f"written to {output}")
 
 
