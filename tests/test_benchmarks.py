@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import int8_litert
+from benchmarks import as_deployed, int8_litert
 from benchmarks import zoo as shipped
 from benchmarks.in_turn import in_turn
 from benchmarks.report import speed
@@ -80,3 +80,19 @@ def test_models_are_compared_with_their_rows(tmp_path, monkeypatch, capsys):
 def test_every_shipped_model_has_a_row():
     rows = json.loads(shipped.RECORD.read_text())["rows"]
     assert sorted(row["arm"] for row in rows) == shipped.names()
+
+
+def test_steady_seconds_leave_compiling_out(tmp_path):
+    """Two phases of batches of 4: windows that compile are as long as the others in the middle of their phase."""
+    lines = [
+        {"kind": "phase", "step": 0},
+        {"kind": "train", "step": 20, "images_per_s": 1.0},
+        {"kind": "train", "step": 40, "images_per_s": 40.0},
+        {"kind": "eval", "step": 40},
+        {"kind": "train", "step": 60, "images_per_s": 50.0},
+        {"kind": "phase", "step": 60},
+        {"kind": "train", "step": 70, "images_per_s": 20.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"batch_size": 4}}))
+    assert as_deployed.steady_s(tmp_path) == pytest.approx(60 * 4 / 40 + 10 * 4 / 20)

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import chaos, common, targets
-from benchmarks.report import documents, faults, speed
+from benchmarks.report import documents, faults, speed, together
 from benchmarks.report.__main__ import main
 from benchmarks.report.markdown import ROOT, load
 from jaxseg.inference.artifact import Card, load_model, save_model
@@ -106,3 +106,35 @@ def test_a_missed_target_is_said():
     assert "missed" not in speed.input_share(record)
     record["rows"][0]["wait_share"] = targets.WAIT + 0.001
     assert speed.input_share(record).count("**missed**") == 1
+
+
+def test_tables_of_all_together_by_hand(tmp_path):
+    def network(arm, seed, miou, wall_s, **more):
+        final = {"miou": miou, "macs": 2e6, "params": 3000, "bytes": 4000}
+        return {"arm": arm, "seed": seed, "final": final, "train_wall_s": wall_s, **more}
+
+    rows = []
+    for seed in (0, 1):
+        ms = {"plain": 2.0, "all": 1.0, "all within": 0.5, "without_mess": 4.0}
+        rows += [
+            network("plain", seed, 0.5, 10.0, train_steady_s=8.0),
+            network(
+                "all", seed, 0.4 + 0.1 * seed, 20.0, train_steady_s=15.0, search_wall_s=5.0,
+                within={"miou": 0.3, "macs": 1e6, "params": 3000, "bytes": 4000},
+            ),
+            network("without_mess", seed, 0.4, 50.0, train_steady_s=45.0),
+            {"arm": "measured", "seed": seed, "ms": ms},
+        ]  # fmt: skip
+    lines = together.added({"rows": rows}).splitlines()
+    assert lines[2].startswith("| plain: cells by hand, floats | 50.0 (50.0 to 50.0) | 1.00 ")
+    assert "| 45.0 (40.0 to 50.0) | 0.50 (0.50 to 0.50) | 2.0 | 3 | 4 | 25 | 15 | 2 |" in lines[3]
+    assert "9/10 of its time | 30.0 (30.0 to 30.0) | 0.25 (0.25 to 0.25) | 1.0 " in lines[4]
+    (line,) = together.left_out({"rows": rows}).splitlines()[2:]
+    assert line == "| exits | +5.0 (+0.0, +10.0) | 0.25 (0.25 to 0.25) | 0.50 (0.50 to 0.50) |"
+    for row in rows:
+        row["arm"] = {"all": "mess", "without_mess": "dance"}.get(row["arm"], row["arm"])
+        if "ms" in row:
+            row["ms"] = {"plain": 2.0, "mess": 1.0, "mess within": 0.5, "dance": 4.0}
+    assert together.pareto({"rows": rows}).count("\n") == 6
+    together.draw({"rows": rows}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
