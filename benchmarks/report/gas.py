@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.report.markdown import Record, percent, rows_of, table
+from benchmarks.report.markdown import Record, percent, rows_of, spread, table
 
 ARMS = {
     "gas": "searched, graph module",
@@ -25,15 +25,6 @@ def _ms(record: Record, arm: str) -> dict[int, float]:
     return {r["seed"]: r["ms"][arm] for r in rows_of(record, "measured") if arm in r["ms"]}
 
 
-def _spread(values: list[float], digits: int = 2) -> str:
-    if not values:
-        return ""
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def arms(record: Record) -> str:
     """What each arm is worth, how long an answer takes, what it cost."""
     rows = []
@@ -47,9 +38,9 @@ def arms(record: Record) -> str:
                 words,
                 percent([r["test_miou"] for r in found]),
                 percent([r["val_miou"] for r in found]),
-                _spread([ms[r["seed"]] for r in found if r["seed"] in ms]),
-                _spread([r["table_ms"] for r in found if "table_ms" in r]),
-                _spread([(r["train_macs"] + r.get("search_macs", 0)) / 1e12 for r in found], 1),
+                spread([ms[r["seed"]] for r in found if r["seed"] in ms]),
+                spread([r["table_ms"] for r in found if "table_ms" in r]),
+                spread([(r["train_macs"] + r.get("search_macs", 0)) / 1e12 for r in found], 1),
                 str(len(found)),
             ]
         )
@@ -89,7 +80,7 @@ def betas(record: Record) -> str:
         if found:
             told = [r["table_ms"] for r in found]
             bits = [r["entropy_bits"] for r in found]
-            rows.append([beta, _spread(list(ms.values())), _spread(told), _spread(bits)])
+            rows.append([beta, spread(list(ms.values())), spread(told), spread(bits)])
     head = ["beta", "answer, ms, measured", "sum of the table, ms", "entropy at the end, bits"]
     return table(head, rows)
 

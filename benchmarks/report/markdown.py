@@ -30,6 +30,16 @@ def percent(values: Any) -> str:
     return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
 
 
+def spread(values: list[float], digits: int = 2) -> str:
+    """Mean, and the range where there are several; nothing of nothing."""
+    if not values:
+        return ""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def rows_of(record: Record, arm: str) -> list[Record]:
     """The rows of an arm, by seed."""
     return sorted((r for r in record["rows"] if r["arm"] == arm), key=lambda r: r["seed"])

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.report.markdown import Record, percent, rows_of, table
+from benchmarks.report.markdown import Record, percent, rows_of, spread, table
 
 FINAL, WITHIN = "final", "within"
 ADDED = {
@@ -51,15 +51,6 @@ def _ratios(record: Record, name: str) -> list[float]:
     return [r["ms"][name] / r["ms"]["plain"] for r in rows if name in r["ms"]]
 
 
-def _spread(values: list[float], digits: int = 2) -> str:
-    if not values:
-        return ""
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def _mean(values: list[float], form: str) -> str:
     return format(np.mean(values), form) if values else ""
 
@@ -83,7 +74,7 @@ def _lines(record: Record, arm: str, words: str, share: str) -> list[list[str]]:
             [
                 words if first else f"-- deployed to {share} of its time",
                 percent([e["miou"] for e in each]),
-                _spread(_ratios(record, arm if first else f"{arm} {WITHIN}")),
+                spread(_ratios(record, arm if first else f"{arm} {WITHIN}")),
                 _mean([e["macs"] / 1e6 for e in each], ".1f"),
                 _mean([e["params"] / 1e3 for e in each], ".0f"),
                 _mean([e["bytes"] / 1e3 for e in each], ".0f"),
@@ -131,7 +122,7 @@ def left_out(record: Record) -> str:
         ]
         time = [train_s(a) / train_s(b) for a, b in pairs]
         each = ", ".join(f"{p:+.1f}" for p in points)
-        rows.append([words, f"{np.mean(points):+.1f} ({each})", _spread(ms), _spread(time)])
+        rows.append([words, f"{np.mean(points):+.1f} ({each})", spread(ms), spread(time)])
     head = [
         "with, to without",
         "points of the final answer, mean (each seed)",
