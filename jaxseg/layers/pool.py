@@ -17,9 +17,9 @@ def max_pool(x: Array, window: int, stride: int = 2) -> Array:
 
     3x3: rows, then columns, by XLA's window reduction, which its fusion on CPU leaves alone. Slices are worked out
     again for every tap of a pool that reads them (a cell of pools, 5 channels: 2.7 times as long in float32, 7 times
-    in int8). Where slices are quicker, 2x2 and in bfloat16 (three to six times), and where there is a gradient, slices: that
-    of the window reduction is a scatter, slow on CPU (2 cores, [4, 180, 240, 64], 3x3, forward and backward: 83 ms so,
-    268 ms with it). Where two cells are equal they share the gradient; torch gives it to the first.
+    in int8). Where slices are quicker, 2x2 and in bfloat16 (three to six times), and where there is a gradient,
+    slices: that of the window reduction is a scatter, slow on CPU (2 cores, [4, 180, 240, 64], 3x3, forward and
+    backward: 83 ms so, 268 ms with it). Where two cells are equal they share the gradient; torch gives it to the first.
 
     Args:
         x: [B, H, W, C], floating or whole.
