@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxseg.errors import UserError
 from jaxseg.flow import Op
@@ -152,6 +153,11 @@ def block_name(index: int) -> str:
 def to_json(arch: Arch) -> str:
     """The canonical JSON text: sorted keys, all fields, equal for equal values."""
     return json.dumps(dataclasses.asdict(arch), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def to_plain(arch: Arch) -> dict[str, Any]:
+    """What `to_json` writes, as plain JSON values: lists for tuples."""
+    return json.loads(to_json(arch))
 
 
 def from_json(text: str | bytes) -> Arch:

@@ -1,6 +1,5 @@
 """What a run leaves in its folder, and what it finds there: checkpoints, model, progress, record."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxseg import runtime
-from jaxseg.arch import Arch, digest, to_json
+from jaxseg.arch import Arch, digest, to_plain
 from jaxseg.energy import Meter
 from jaxseg.inference.artifact import CARD, save_model
 from jaxseg.training import state as states
@@ -125,7 +124,7 @@ def best_of_network(lines: Sequence[dict[str, Any]], first: Arch) -> float:
     Args:
         lines: of `log.jsonl`. first: what the run began with.
     """
-    best, arch = -1.0, json.loads(to_json(first))
+    best, arch = -1.0, to_plain(first)
     for line in lines:
         if line["kind"] == "phase" and line.get("arch", arch) != arch:
             best, arch = -1.0, line["arch"]

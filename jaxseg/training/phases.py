@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxseg.arch import Arch, from_json, to_json
+from jaxseg.arch import Arch, from_json, to_plain
 from jaxseg.data.plan import TrainPlan
 from jaxseg.errors import UserError
 from jaxseg.training.optim import Optim
@@ -129,7 +129,7 @@ class Journal:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**vars(self), "arch": json.loads(to_json(self.arch))}
+        return {**vars(self), "arch": to_plain(self.arch)}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Journal":

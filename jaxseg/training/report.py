@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.arch import Arch, count, to_json
+from jaxseg.arch import Arch, count, to_plain
 from jaxseg.errors import UserError
 from jaxseg.inference import pictures
 from jaxseg.models import zoo
@@ -56,7 +56,7 @@ class Report:
         told = {"phase": phase.name, "num_blocks": len(arch.backbone.blocks)}
         told |= {"params": cost.params, "macs": cost.macs, "size_px": list(phase.plan.size_px)}
         if phase.on_enter:  # it may have become another network
-            told["arch"] = json.loads(to_json(arch))
+            told["arch"] = to_plain(arch)
         self._write("phase", step, told)
 
     def train(self, step: int, window: Window) -> None:

@@ -43,7 +43,7 @@ ALLOWED = {
     ("benchmarks/run.py", "import"): "one of our own experiments, by its listed name",
     ("jaxseg/cli.py", "json"): "what was dumped on the same line",
     ("jaxseg/outside.py", "json"): "the one reader",
-    ("jaxseg/training/phases.py", "json"): "what was dumped on the same line",
+    ("jaxseg/arch.py", "json"): "what was dumped on the same line",
     ("jaxseg/training/report.py", "json"): "the log of one's own run",
     ("jaxseg/processes.py", "json"): "what the first process of one's own run says",
     ("tests/weights/test_torch_file.py", "pickle"): "shows that the hostile pickles do run",
