@@ -82,8 +82,9 @@ def train(network: str, seed: int, workdir: Path, steps: int, *changes: str) -> 
 
 
 def pieces(workdir: Path) -> list[dict[str, Any]]:
-    """The network in each piece of a run, as the log tells."""
-    return [line for line in read_log(workdir / "log.jsonl") if line["kind"] == "phase"]
+    """The network in each piece of a run, as the log tells; where a run was resumed it tells a piece again."""
+    lines = [line for line in read_log(workdir / "log.jsonl") if line["kind"] == "phase"]
+    return list({line["phase"]: line for line in lines}.values())
 
 
 def left(workdir: Path) -> tuple[float, ...]:
@@ -165,10 +166,15 @@ def full(network: str, seed: int, workdir: Path) -> dict[str, Any]:
     return row(workdir)
 
 
-def dance(network: str, seed: int, workdir: Path) -> dict[str, Any]:
+def dance(network: str, seed: int, workdir: Path, *changes: str) -> dict[str, Any]:
     """Everything on, over as many epochs."""
-    train(network, seed, workdir, epochs(network, seed))
+    train(network, seed, workdir, epochs(network, seed, *changes), *changes)
     return row(workdir)
+
+
+def eights(network: str, seed: int, workdir: Path) -> dict[str, Any]:
+    """As `dance`; layers come to numbers of channels by which this CPU calculates."""
+    return dance(network, seed, workdir, "dance.network.multiple=8")
 
 
 def _budget(network: str, workdir: Path) -> tuple[int, tuple[float, ...]]:
@@ -272,6 +278,7 @@ def sequence(network: str, seed: int, workdir: Path) -> dict[str, Any]:
 ARMS_OF_A_NETWORK: dict[str, Arm] = {
     "full": full,
     "dance": dance,
+    "eights": eights,
     "uniform": uniform,
     "dropping": dropping,
     "shuffled": equal("dance.data.shuffled=True", slimmed=True),

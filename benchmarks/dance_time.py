@@ -26,11 +26,9 @@ from jaxseg.training.phases import Phase
 
 CLAIM = (
     "After DANCE, toy_street: seconds of training by the sum of median step times, seconds of compiling, and "
-    "milliseconds of an answer at batch 1, of the main arms in turn on one machine."
+    "milliseconds of an answer at batch 1, all arms in turn on one machine."
 )
 SEEDS = (0,)
-TIMED = ("full", "dance", "uniform", "dropping", "data", "network")
-"""Arms; the others' steps and answers are those of `dance` but for which channels went."""
 
 ROUNDS, STEPS = 5, 2
 IMAGES, TIMES = 30, 5
@@ -64,17 +62,18 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def folders(workdir: Path, network: str, arm: str) -> list[Path]:
-    """The runs that an arm's row is of."""
+    """The runs that an arm's row is of, one after the other."""
     folder = dance.sibling(workdir, network, arm)
-    again = folder.with_name(folder.name + "_again")
-    return [again if again.exists() else folder]
+    parts = [folder / "data", folder / "network"] if arm == "sequence" else [folder]
+    again = [part.with_name(part.name + "_again") for part in parts]
+    return [new if new.exists() else old for new, old in zip(again, parts, strict=True)]
 
 
 def training(network: str, seed: int, workdir: Path) -> dict[str, dict[str, float]]:
     """Arm -> seconds of all steps, seconds of compiling, and how many programs that is."""
     needs: dict[str, collections.Counter[Program]] = {}
     makers: dict[Program, tuple[Phase, Arch]] = {}
-    for arm in TIMED:
+    for arm in dance.ARMS_OF_A_NETWORK:
         counts = needs[arm] = collections.Counter()
         for folder in folders(workdir, network, arm):
             for phase, arch, first, end in pieces_of(folder, network, seed):
@@ -127,7 +126,7 @@ def answering(network: str, seed: int, workdir: Path) -> dict[str, dict[str, flo
     split = dance.planned(network, seed).eval_split
     images = [split[i * len(split) // IMAGES]["image"] for i in range(IMAGES)]
     runs: dict[tuple[str, str], Any] = {}
-    for arm in TIMED:
+    for arm in dance.ARMS_OF_A_NETWORK:
         model = Model(*load_model(folders(workdir, network, arm)[-1] / "model"))
         runs[arm, "ms"] = model
         if model.card.sizes:

@@ -24,6 +24,7 @@ STEPS = 600
 PLAIN_STEPS = 1050
 """Of the config of DANCE, whose 6 epochs are fewer batches (`phases.main.steps`): the same share of them here."""
 DANCE_STEPS = 997
+EIGHTS = "dance.network.multiple=8"
 BUDGET = 0.75
 WIDTHS = (0.1875, 0.125)
 """Multipliers of the narrower networks; that of the evidence network is 0.25."""
@@ -86,9 +87,12 @@ ARMS = {
         for width in WIDTHS
     },
     "calibrated": calibrated,
-    "dance": functools.partial(
-        trained, DANCE_CONFIG, (), steps=round(STEPS * DANCE_STEPS / PLAIN_STEPS)
-    ),
+    **{
+        name: functools.partial(
+            trained, DANCE_CONFIG, changes, steps=round(STEPS * DANCE_STEPS / PLAIN_STEPS)
+        )
+        for name, changes in {"dance": (), "dance_eights": (EIGHTS,)}.items()
+    },
     "mess": functools.partial(trained, "mess_toy_street", EXITS, within=BUDGET),
     "integer": functools.partial(trained, "integer_toy_street", (), int8=True),
     "search": functools.partial(gas.search, ()),

@@ -217,6 +217,7 @@ def get_config() -> ConfigDict:
                     "share": 0.0,  # of the channels in scope that are gone at the end; 0 = off
                     "events": 5,  # in which they go
                     "done": 0.5,  # fraction of the phase after which the last has gone
+                    "multiple": 1,  # of channels, that layers come to: 8 or 16, by which devices calculate
                     "scope": "multi_scale",  # multi_scale: ASPP and its like | all
                     "l1": 0.0,  # weight of the sum of absolute scales in the loss, such as 1e-4; 0 = off
                     # 0 = at even times | such as 0.1: as soon as so small a share of what would go changed for

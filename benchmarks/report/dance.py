@@ -13,6 +13,7 @@ NETWORKS = {"aspp": "DeepLabV3+ on ResNet-18", "two_path": "BiSeNetV2"}
 ARMS = {
     "full": "plain training (the reference)",
     "dance": "after DANCE",
+    "eights": "after DANCE, channels by eights",
     "uniform": "all images at one smaller size",
     "dropping": "images dropped with equal probability",
     "shuffled": "DANCE, complexity dealt at random",
@@ -108,7 +109,7 @@ def claims(record: Record) -> str:
         for arm in ARMS:
             others = {r["seed"]: r for r in rows_of(record, f"{network}_{arm}")}
             pairs = [(d, others[d["seed"]]) for d in dance if d["seed"] in others]
-            if arm == "dance" or not pairs:
+            if arm in ("dance", "eights") or not pairs:
                 continue
             whole = np.array([a["test_miou"] - b["test_miou"] for a, b in pairs])
             own = np.array(
@@ -141,7 +142,7 @@ def times(record: Record) -> str:
                 ]
             )
     head = [
-        "seed 0, 2 CPU cores",
+        f"seed 0, CPU cores: {record['cpus']}",
         "",
         "training, s (/ plain)",
         "compiling, s (programs)",

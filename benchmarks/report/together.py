@@ -35,6 +35,7 @@ PICTURE = {
     "calibrated": ("plain, calibrated to int8", "x", "tab:purple"),
     "integer": ("trained in integers", "P", "tab:purple"),
     "dance": ("after DANCE", "o", "tab:orange"),
+    "dance_eights": ("after DANCE, channels by eights", "8", "tab:orange"),
     "mess": ("exits, final answer", "v", "tab:red"),
     "mess within": ("exits, in 3/4 of the time", "^", "tab:red"),
     "hand": ("cells by hand", "s", "tab:green"),

@@ -53,6 +53,7 @@ class Settings:
     share:  of the channels in scope that are gone at the end (p_final); 0 = the network stays as it is.
     events: K, in which they go, an equal part in each.
     done:   fraction of the phase after which the last has gone.
+    multiple: of channels, that a layer in scope comes to where it loses any: devices calculate by so many at a time.
     scope:  'multi_scale': those of modules that look at several scales; 'all': wherever a norm judges channels.
     l1:     weight of the sum of absolute scales in the loss, in scope; 0 = none.
     stable: 0: events come at fixed times, evenly spread. Else an event comes as soon as what would go by it has hardly
@@ -63,6 +64,7 @@ class Settings:
     share: float = 0.0
     events: int = 5
     done: float = 0.5
+    multiple: int = 1
     scope: str = MULTI_SCALE
     l1: float = 0.0
     stable: float = 0.0
@@ -77,6 +79,8 @@ class Settings:
             raise UserError(
                 "dance.network.done", got=self.done, expected="a number in (0, 1): training goes on"
             )
+        if not 1 <= self.multiple <= 1024:
+            raise UserError("dance.network.multiple", got=self.multiple, expected="1 to 1024")
         if not 0 <= self.l1 < math.inf:
             raise UserError("dance.network.l1", got=self.l1, expected="0 or more")
         if not 0 <= self.stable < 1:
@@ -173,6 +177,13 @@ def _pieces(
             expected=f"fewer than {phase.steps * settings.done:.0f} steps of phase {phase.name}",
         )
     channels = Channels(zoo.blocks(arch))
+    most = max(map(channels.size, spaces))
+    if settings.multiple >= most:
+        raise UserError(
+            "dance.network.multiple",
+            got=settings.multiple,
+            expected=f"fewer than {most}, the most channels that a layer in scope has",
+        )
     total = sum(map(channels.size, spaces))
     left = [
         total - math.floor(settings.share * k / settings.events * total)
@@ -180,7 +191,7 @@ def _pieces(
     ]
     pieces = [replace(phase, steps=edges[1], span=phase.schedule_steps)]
     for k in range(1, len(edges) - 1):
-        event = functools.partial(remove, spaces=spaces, left=left[k])
+        event = functools.partial(remove, spaces=spaces, left=left[k], multiple=settings.multiple)
         pieces.append(
             replace(
                 pieces[0],
@@ -201,7 +212,7 @@ def _pieces(
 
 
 def remove(
-    arch: Arch, state: TrainState, *, spaces: Sequence[Space], left: int
+    arch: Arch, state: TrainState, *, spaces: Sequence[Space], left: int, multiple: int = 1
 ) -> tuple[Arch, TrainState]:
     """An event: channels go until `left` are there; pure in the state, so a resumed run does the same again.
 
@@ -209,12 +220,13 @@ def remove(
         arch, state: of the moment; optimiser and averages are cut along.
         spaces: from which channels go.
         left: of all of them together. A space keeps one channel, and a block its structure; then more are left.
+        multiple: what a space that loses any comes to; then `left` is met to half of it.
     """
     channels = Channels(zoo.blocks(arch))
     have = sum(map(channels.size, spaces))
     scores = slimming.importance(channels, state.params, spaces)
-    keep = slimming.keep_largest(scores, max(have - left, 0))
-    keep = slimming.separated(arch, keep, scores)
+    keep = slimming.keep_largest(scores, max(have - left, 0), multiple)
+    keep = slimming.separated(arch, keep, scores, multiple)
     small = slimming.shrunk(arch, keep)
     cut = functools.partial(slimming.cut, arch, keep)
     state = state.replace(

@@ -131,6 +131,37 @@ def test_exactly_so_many_go_and_one_stays():
     assert [len(keep[s]) for s in (one, two)] == [1, 1]
 
 
+def test_channels_go_in_groups():
+    """The least of a space first, until a multiple stays; by the mean of a group; nearest to what was asked."""
+    one, two, tiny = ("a", "x"), ("b", "y"), ("c", "z")
+    scores = {
+        one: np.array([0.1, 0.9, 0.2, 0.8, 0.3, 0.7]),  # to 4 by 0.1 and 0.2
+        two: np.array([0.25, 0.26, 0.27, 0.28, 5, 6, 7, 8]),  # to 4 by 0.25 to 0.28
+        tiny: np.zeros(4),  # is a group already
+    }
+    kept = lambda remove: {  # noqa: E731
+        s: list(c) for s, c in slimming.keep_largest(scores, remove, 4).items()
+    }
+    whole = {s: list(range(len(v))) for s, v in scores.items()}
+    assert kept(0) == whole
+    assert kept(1) == kept(2) == kept(3) == {**whole, one: [1, 3, 4, 5]}
+    assert kept(4) == kept(99) == {**whole, one: [1, 3, 4, 5], two: [4, 5, 6, 7]}
+
+
+def test_a_structure_is_kept_in_groups_too():
+    arch = network("fcn_resnet18")
+    channels = Channels(zoo.blocks(arch))
+    spaces = slimming.prunable(channels)
+    scores = slimming.importance(channels, filled(arch)["params"], spaces)
+    sizes = set()
+    for remove in range(0, sum(map(channels.size, spaces)), 50):
+        keep = slimming.keep_largest(scores, remove, 4)
+        keep = slimming.separated(arch, keep, scores, 4)
+        slimming.shrunk(arch, keep)
+        sizes |= {len(c) for c in keep.values()}
+    assert len(sizes) > 4 and all(n % 4 == 0 for n in sizes)
+
+
 def test_a_space_without_norms_cannot_be_judged():
     arch = network("fcn8s_vgg16")
     channels = Channels(zoo.blocks(arch))

@@ -100,6 +100,22 @@ def test_an_event_cuts_everything_along():
     assert sum(map(Channels(zoo.blocks(small)).size, spaces)) == total // 2
 
 
+def test_an_event_leaves_multiples():
+    arch, main = small_arch(), phase("main", 8)
+    state = states.create(arch, main, 0, ema=False)
+    spaces = dance.in_scope(arch, "all")
+    before = list(map(Channels(zoo.blocks(arch)).size, spaces))
+    small, _ = dance.remove(arch, state, spaces=spaces, left=sum(before) // 2, multiple=4)
+    after = list(map(Channels(zoo.blocks(small)).size, spaces))
+    assert after != before and abs(sum(after) - sum(before) // 2) <= 2
+    assert all(a % 4 == 0 or a == b < 4 for a, b in zip(after, before, strict=True))
+
+
+def test_a_multiple_that_no_layer_has():
+    with pytest.raises(UserError, match=r"dance\.network\.multiple"):
+        dance.slimmed([phase("main", 8)], small_arch(), ALL(share=0.5, events=1, multiple=1024))
+
+
 def test_the_scope_of_several_scales_is_the_aspp():
     spaces = dance.in_scope(aspp_arch(), "multi_scale")
     assert {name for _, name in spaces} == {"aspp_0", "aspp_1", "aspp_2", "aspp_3", "aspp_pool"}
@@ -123,6 +139,7 @@ def test_scales_are_drawn_to_zero():
         {"done": 1.0},
         {"stable": 1.0},
         {"look_every": -1},
+        {"multiple": 0},
         {"l1": -1.0},
         {"scope": "x"},
     ],
