@@ -136,6 +136,7 @@ def get_config() -> ConfigDict:
                     "extra_blocks": (0, 1, 2, 3),
                     "rapid_dilation": (False,),
                     "kinds": ("fcn",),  # fcn, dlb
+                    "go_on": False,  # those that stage 1 has trained already start from there
                 },
                 "loss": "pfd",  # pfd | ce | kd | ce+kd
                 "alpha": 0.5,  # share of the labels, the rest is the final answer's

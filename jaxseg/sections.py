@@ -191,6 +191,7 @@ def mess_settings(config: ConfigDict) -> mess.Settings:
     return mess.Settings(
         num_exits=section.num_exits,
         designs=space(heads.reductions, heads.extra_blocks, heads.rapid_dilation, heads.kinds),
+        go_on=heads.go_on,
         steps=section.stage_2.steps,
         optim=optim,
         width=config.model.width,

@@ -53,6 +53,8 @@ class Settings:
     stage_1:   'round_robin' (one exit a step), 'printed' (eq. 2 to the letter), 'sum' (all exits, as usual for
                multi-exit networks), 'none' (the phase stays as it is) or 'skip' (it is left out: the network comes
                trained, and only heads are added to it).
+    go_on:     heads of stage 2 that are as one of stage 1 start from its weights, not afresh (ours; with few steps of
+               stage 2 fresh ones do not come as far).
     steps, optim: of stage 2.
     loss, alpha, normalise, label_stride: see `ExitLoss`.
     """
@@ -65,6 +67,7 @@ class Settings:
     width: float = 1.0
     dropout: float = 0.0
     stage_1: str = ROUND_ROBIN
+    go_on: bool = False
     loss: str = PFD
     alpha: float = 0.5
     normalise: str = VALID
@@ -86,6 +89,12 @@ class Settings:
         self.exit_loss(Loss(), ())
         if not self.designs:
             raise UserError("mess.heads", got="an empty list", expected="one value or more of each")
+        if self.go_on and (self.stage_1 in (NONE, SKIP) or ExitDesign() not in self.designs):
+            raise UserError(
+                "mess.heads.go_on",
+                got=f"stage_1={self.stage_1}, {len(self.designs)} designs",
+                expected="a stage 1 with exits, and their design (1 in reductions, 0 in extra_blocks, fcn) in stage 2",
+            )
         if self.optim.clip_norm:
             raise UserError(
                 "mess.stage_2.optim.clip_norm",
@@ -128,7 +137,8 @@ def multi_exit(phases: Sequence[Phase], settings: Settings, loss: Loss) -> tuple
     for point in range(settings.num_exits - 1):
         here = range(point * len(settings.designs), (point + 1) * len(settings.designs))
         names = tuple(f"exit_{i}" for i in here)
-        attach = _then(_settle, _entering(settings, last.plan, settings.designs))
+        entering = _entering(settings, last.plan, settings.designs, go_on=settings.go_on)
+        attach = _then(_settle, entering)
         stage_2.append(
             Phase(
                 name=f"exits_{point + 1}",
@@ -328,18 +338,22 @@ def _settle(arch: Arch, state: TrainState) -> tuple[Arch, TrainState]:
     return arch, state.replace(params=settled["params"], batch_stats=settled["batch_stats"])
 
 
-def _entering(settings: Settings, plan: TrainPlan, designs: Sequence[ExitDesign]) -> OnEnter:
-    """Puts fresh heads of `designs` in the place of all exits."""
+def _entering(
+    settings: Settings, plan: TrainPlan, designs: Sequence[ExitDesign], *, go_on: bool = False
+) -> OnEnter:
+    """Puts heads of `designs` in the place of all exits: fresh ones, or to `go_on` those that were there already."""
 
     def on_enter(arch: Arch, state: TrainState) -> tuple[Arch, TrainState]:
         places = settings.places(arch, plan.size_px)
         new = mess.with_exits(arch, places, designs, width=settings.width, dropout=settings.dropout)
         heads = fresh_heads(new, np.asarray(jax.device_get(state.key)))
-        old = [f"exit_{i}" for i in range(len(arch.exits))]
+        old = {head: f"exit_{i}" for i, head in enumerate(arch.exits)}
+        stays = {f"exit_{i}": old[x] for i, x in enumerate(new.exits) if go_on and x in old}
 
         def exchanged(tree: dict[str, Any], kind: str) -> dict[str, Any]:
-            kept = {name: value for name, value in tree.items() if name not in old}
-            return kept | jax.tree.map(jnp.array, heads[kind])
+            kept = {name: value for name, value in tree.items() if name not in old.values()}
+            kept |= jax.tree.map(jnp.array, heads[kind])
+            return kept | {now: tree[before] for now, before in stays.items() if before in tree}
 
         state = state.replace(
             params=exchanged(state.params, "params"),

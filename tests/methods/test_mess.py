@@ -104,6 +104,25 @@ def test_scaffolding_goes_and_candidates_come():
     chex.assert_trees_all_equal(same.params, state.params)
 
 
+def test_heads_go_on_from_stage_1():
+    """Those of its design, with their statistics and averages; all others are as fresh as without."""
+    main, first, _ = run_of(ema_decay=0.5, stage_1="sum", go_on=True)
+    arch, state = enter(main, small_arch(), ema=True)
+    (*_, state), _ = take(main, arch, state, 2)
+    kept = {"exit_0": "exit_0", "exit_3": "exit_1"}
+    small, after = states.enter(first, arch, state)
+    _, fresh = states.enter(run_of(ema_decay=0.5, stage_1="sum")[1], arch, state)
+    for name in (f"exit_{i}" for i in range(6)):
+        of, at = (state.ema, kept[name]) if name in kept else (vars(fresh), name)
+        for kind, tree in {"params": after.params, "batch_stats": after.batch_stats}.items():
+            chex.assert_trees_all_equal(tree[name], of[kind][at])
+            chex.assert_trees_all_equal(after.ema[kind][name], of[kind][at])
+    assert changed(after, fresh, "exit_0") and changed(after, fresh, "exit_3")
+    after = jax.device_get(after)
+    (*_, end), _ = take(first, small, after, 1)
+    assert changed(end, after, "exit_0") and not changed(end, after, "exit_3")
+
+
 def test_a_trained_network_needs_no_first_stage():
     """Heads that are added to it start and learn as those of a run that trained it."""
     _, *stage_2 = run_of()
@@ -398,6 +417,8 @@ def test_labels_may_be_sampled():
         (lambda: settings(blocks=("block_00",)), "mess.blocks: got 1 names; expected num_exits - 1 = 2"),
         (lambda: settings(designs=()), "mess.heads"),
         (lambda: settings(optim=Optim(clip_norm=1.0)), "depend on each other"),
+        (lambda: settings(go_on=True, stage_1="skip"), "mess.heads.go_on: got stage_1=skip"),
+        (lambda: settings(go_on=True, designs=DESIGNS[1:]), "mess.heads.go_on"),
         (lambda: settings(alpha=1.5), "mess.alpha: got 1.5"),
         (lambda: settings(loss="pdf"), "did you mean 'pfd'"),
         (lambda: settings(normalise="all"), "unknown mess.normalise"),
