@@ -1,7 +1,9 @@
-"""What exits buy: mIoU on test against measured latency, with controls, on toy_street's evidence network.
+"""What exits buy: mIoU on test against measured latency, with controls, on toy_street; two networks.
 
-Networks and the frozen backbone are those of `benchmarks.mess_stages`, trained here where they are missing.
-On 2 CPU cores: 5 to 8 minutes for all heads, 2 for a narrow network, 3 for `gain`.
+`heads` and `gain` are the paper's way: one exit learns per step of stage 1, fresh heads of all 16 designs in stage 2.
+`sum_*` are ours: all exits learn in every step of stage 1, and go on in stage 2 beside three other designs. `deep_*` is
+that on ResNet-34. Plain networks and the frozen backbone are those of `benchmarks.mess_stages`, trained here where they
+are missing. On 2 CPU cores: 5 to 8 minutes for all heads, 2 for a narrow network, 3 for a `gain`.
 """
 
 import functools
@@ -50,21 +52,16 @@ def heads(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     before = mess_stages.network(_stage(workdir, "round_robin"), seed, "round_robin")
     steps = f"--config.mess.stage_2.steps={mess_stages.HEAD_STEPS}"
     folder = mess_stages.heads(workdir, seed, before, steps)
-    run = common.trained_record(folder)
-    return common.summary(run, {"test": common.scored(folder, "test")})
+    done = common.trained_record(folder)
+    return common.summary(done, {"test": common.scored(folder, "test")})
 
 
-def narrow(width: float, seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """A narrower plain network, from scratch, as long."""
-    run = common.trained(
-        mess_stages.CONFIG,
-        workdir,
-        f"--config.seed={seed}",
-        "--config.mess.num_exits=0",
-        f"--config.model.width={width}",
-        f"--config.phases.main.steps={mess_stages.STEPS}",
-    )
-    return common.summary(run, {"test": common.scored(workdir, "test")})
+def run(changes: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """A run of as many steps as all."""
+    steps = f"phases.main.steps={mess_stages.STEPS}"
+    overrides = (f"--config.{x}" for x in (f"seed={seed}", steps, *changes))
+    done = common.trained(mess_stages.CONFIG, workdir, *overrides)
+    return common.summary(done, {"test": common.scored(workdir, "test")})
 
 
 def places(evidence: Evidence, one: Deployment) -> np.ndarray:
@@ -95,10 +92,18 @@ def oracle(evidence: Evidence, one: Deployment, place: np.ndarray) -> np.ndarray
     return found
 
 
-def gain(seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """Searched on calib; mIoU on test; every latency as a ratio to the plain network, image by image in turn."""
-    arch, variables, card = load_model(workdir.parent.parent / "heads" / str(seed) / "model")
-    plain = load_model(_stage(workdir, "plain") / "model")[:2]
+def gain(of: str, narrower: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """Searched on calib; mIoU on test; every latency as a ratio to the plain network, image by image in turn.
+
+    Args:
+        of: the arm with heads. narrower: arms of plain networks.
+    """
+    arch, variables, card = load_model(workdir.parent.parent / of / str(seed) / "model")
+    if of == "deep_sum":
+        folder = workdir.parent.parent / "deep_plain" / str(seed)
+    else:
+        folder = mess_stages.network(_stage(workdir, "plain"), seed, "")
+    plain = load_model(folder / "model")[:2]
     config = build.evaluation_config(card, ())
     policy = Policy()
     found = {}
@@ -159,10 +164,9 @@ def gain(seed: int, workdir: Path, data: str) -> dict[str, Any]:
             "test_miou": miou(test, cheapest, places(test, cheapest)),
             **against_plain(*assembled(arch, variables, cheapest, policy)),
         }
-    for width in NARROW:
-        folder = workdir.parent.parent / f"narrow_{width}" / str(seed) / "model"
-        small, parts, _ = load_model(folder)
-        row[f"narrow_{width}"] = {
+    for name in narrower:
+        small, parts, _ = load_model(workdir.parent.parent / name / str(seed) / "model")
+        row[name] = {
             "test_miou": _miou_of((small, parts), card, config, "test"),
             **against_plain(small, parts, Way()),
         }
@@ -202,8 +206,26 @@ def _executed(
         return evaluate(labels_only(routed), None, batches, arch.num_classes).scores()["miou"]
 
 
+PLAIN = ("mess.num_exits=0",)
+SUM = (
+    "mess.stage_1=sum",
+    "mess.heads.go_on=True",
+    "mess.heads.reductions=(1,2)",
+    "mess.heads.extra_blocks=(0,1)",
+    f"mess.stage_2.steps={mess_stages.HEAD_STEPS}",
+)
+DEEP = ("model.name=deeplabv3plus_resnet34",)
+WIDTHS = {f"narrow_{width}": (*PLAIN, f"model.width={width}") for width in NARROW}
+DEEP_WIDTHS = {f"deep_{name}": (*changes, *DEEP) for name, changes in WIDTHS.items()}
+
 ARMS = {
     "heads": heads,
-    **{f"narrow_{width}": functools.partial(narrow, width) for width in NARROW},
-    "gain": gain,
+    **{name: functools.partial(run, changes) for name, changes in WIDTHS.items()},
+    "gain": functools.partial(gain, "heads", tuple(WIDTHS)),
+    "sum": functools.partial(run, SUM),
+    "sum_gain": functools.partial(gain, "sum", tuple(WIDTHS)),
+    "deep_plain": functools.partial(run, (*PLAIN, *DEEP)),
+    **{name: functools.partial(run, changes) for name, changes in DEEP_WIDTHS.items()},
+    "deep_sum": functools.partial(run, (*SUM, *DEEP)),
+    "deep_sum_gain": functools.partial(gain, "deep_sum", tuple(DEEP_WIDTHS)),
 }

@@ -96,10 +96,32 @@ def frozen_round_robin(seed: int, workdir: Path, data: str) -> dict[str, Any]:
     return scores(heads(workdir, seed, before, *HEADS))
 
 
+def frozen_all_at_once(seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """Ours: fresh heads on the frozen network (ii)."""
+    before = network(_beside(workdir, "all_at_once"), seed, "sum")
+    return scores(heads(workdir, seed, before, *HEADS))
+
+
+def going_on(seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """Ours: the exits of (ii) go on as the heads on it."""
+    common.trained(
+        CONFIG,
+        workdir,
+        f"--config.seed={seed}",
+        f"--config.phases.main.steps={STEPS}",
+        "--config.mess.stage_1=sum",
+        "--config.mess.heads.go_on=True",
+        *HEADS,
+    )
+    return scores(workdir)
+
+
 ARMS = {
     "plain": plain,
     "all_at_once": all_at_once,
     "round_robin": round_robin,
     "frozen_plain": frozen_plain,
     "frozen_round_robin": frozen_round_robin,
+    "frozen_all_at_once": frozen_all_at_once,
+    "going_on": going_on,
 }

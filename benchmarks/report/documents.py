@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.report import bfcn, dance, faults, gas, int8, integer, itnet, mess, speed, together
@@ -25,7 +26,9 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "soak": ("soak", faults.soak),
     "mess_stages": ("mess_stages", mess.mess_stages),
     "mess_losses": ("mess_losses", mess.mess_losses),
-    "mess": ("mess", mess.mess),
+    "mess": ("mess", partial(mess.gain, arm="gain")),
+    "mess_sum": ("mess", partial(mess.gain, arm="sum_gain")),
+    "mess_deep": ("mess", partial(mess.gain, arm="deep_sum_gain")),
     "mess_ways": ("mess_ways", mess.mess_ways),
     "mess_cores": ("mess_ways", mess.mess_cores),
     "scan_blocks": ("scan_blocks", mess.scan_blocks),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,6 +15,8 @@ STAGES = {
     "round_robin": "(iii) one exit a step (eq. 2)",
     "frozen_plain": "(iv) heads on the frozen (i)",
     "frozen_round_robin": "(v) heads on the frozen (iii)",
+    "frozen_all_at_once": "ours: heads on the frozen (ii)",
+    "going_on": "ours: the exits of (ii) go on as heads",
 }
 
 
@@ -57,9 +60,9 @@ def mess_losses(record: Record) -> str:
     return table([f"test mIoU in %, {seeds(record)}", *heads], rows)
 
 
-def mess(record: Record) -> str:
+def gain(record: Record, arm: str) -> str:
     """What exits buy, with controls: test mIoU and measured latency as a ratio to the plain network."""
-    gains = rows_of(record, "gain")
+    gains = rows_of(record, arm)
     rows = [["plain network", percent([g["plain"]["test"] for g in gains]), "1"]]
 
     def add(words: str, parts: list[Record | None], key: str = "test_miou") -> None:
@@ -84,10 +87,15 @@ def mess(record: Record) -> str:
                 rows.append([f"-- {words}, same shares{few}", percent(values), "as above"])
         add("-- best static exit that is as quick", [f["static"] for f in found])
         add(f"quickest static exit, {allowed}", [f["cheapest_static"] for f in found])
-    for arm in sorted({k for g in gains for k in g if k.startswith("narrow_")}, reverse=True):
-        add(f"plain network of width {arm[7:]}, from scratch", [g[arm] for g in gains if arm in g])
+    for name in _narrow(gains):
+        words = f"plain network of width {name.split('_')[-1]}, from scratch"
+        add(words, [g[name] for g in gains if name in g])
     head = [f"toy_street, {seeds(record)}", "test mIoU in %", "latency / plain, measured in turn"]
     return table(head, rows)
+
+
+def _narrow(gains: list[Record]) -> list[str]:
+    return sorted({k for g in gains for k in g if "narrow_" in k}, reverse=True)
 
 
 def mess_ways(record: Record) -> str:
@@ -135,13 +143,33 @@ def scan_blocks(record: Record) -> str:
     return table(["", "", "step", "compilation", "temporary memory"], rows)
 
 
+GAINS = {
+    "gain": "the paper's two stages",
+    "sum_gain": "all exits at once, going on",
+    "deep_sum_gain": "the same, ResNet-34",
+}
+"""Arms of `mess` that search: words."""
+
+
 def draw(record: Record, path: Path) -> None:
     """MIoU on test against measured latency (ratio to the plain network), every seed a point of its own."""
-    gains = rows_of(record, "gain")
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    arms = [arm for arm in GAINS if rows_of(record, arm)]
+    figure = Figure(figsize=(4.4 * len(arms) + 1, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    for axes, arm in zip(
+        figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms, strict=True
+    ):
+        _draw(axes, rows_of(record, arm))
+        axes.set_title(GAINS[arm], fontsize="medium")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.set_xlabel("mean latency per image / plain network")
+    figure.axes[0].set_ylabel("test mIoU in %")
+    figure.axes[0].legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
+
+def _draw(axes: Axes, gains: list[Record]) -> None:
     def points(label: str, pairs: list[tuple[float, float]], marker: str, color: str) -> None:
         if pairs:
             x, y = np.array(pairs).T
@@ -160,13 +188,7 @@ def draw(record: Record, path: Path) -> None:
     for key, marker, color in (("random", "x", "gray"), ("oracle", "*", "goldenrod")):
         pairs = [(f["input"]["ratio_measured"], f[f"{key}_test_miou"]) for f in routed]
         points(f"{key} routing, same shares", pairs, marker, color)
-    narrow = sorted({k for g in gains for k in g if k.startswith("narrow_")})
-    pairs = [(g[k]["ratio_measured"], g[k]["test_miou"]) for g in gains for k in narrow if k in g]
+    pairs = [
+        (g[k]["ratio_measured"], g[k]["test_miou"]) for g in gains for k in _narrow(gains) if k in g
+    ]
     points("narrower, from scratch", pairs, "D", "tab:green")
-    axes.set(
-        xlabel="mean latency per image / plain network, measured in turn", ylabel="test mIoU in %"
-    )
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
