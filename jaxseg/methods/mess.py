@@ -242,9 +242,10 @@ def exit_dropout(
 class ExitLoss:
     """Sum over exits of alpha CE(label) + (1 - alpha) KL(final answer || exit), an `Objective`.
 
-    Both are means over pixels at the labels' resolution; void counts in neither. The final answer has no gradient.
+    Both are means over pixels at the labels' resolution (with `base.per_image` over each image's first); void counts in
+    neither. The final answer has no gradient.
 
-    base:      of the run; its class weights are those of the cross-entropy here.
+    base:      of the run; its class weights, and whether means are per image first, hold here too.
     names:     of the exits that learn; empty = all.
     kind:      'pfd' (eq. 3: labels count where the final answer is right), 'ce+kd' (everywhere), 'ce', 'kd' (one of
                the two alone, whatever alpha is).
@@ -317,8 +318,10 @@ class ExitLoss:
         """Labels of the rows and columns that count, and the weights of their pixels for both parts."""
         first, step = self.label_stride // 2, self.label_stride
         label, image = batch["label"][:, first::step, first::step], batch["weight"]
-        by_label = losses.pixel_weights(label, image, self.base.class_weights)
-        return label, by_label, losses.pixel_weights(label, image)
+        weights = functools.partial(
+            losses.pixel_weights, label, image, per_image=self.base.per_image
+        )
+        return label, weights(class_weights=self.base.class_weights), weights()
 
 
 # --- What happens on entering a stage ---

@@ -18,13 +18,20 @@ import jax.numpy as jnp
 from jaxseg.types import IGNORE_LABEL, Array
 
 
-def pixel_weights(label: Array, image_weight: Array, class_weights: Sequence[float] = ()) -> Array:
+def pixel_weights(
+    label: Array,
+    image_weight: Array,
+    class_weights: Sequence[float] = (),
+    *,
+    per_image: bool = False,
+) -> Array:
     """Weight of every pixel in loss and count: image weight x class weight, 0 where void.
 
     Args:
         label: integer [B, H, W], ids 0..K-1 or IGNORE_LABEL.
         image_weight: float32 [B]; 0 leaves an image out (padding).
         class_weights: K positive numbers, or empty for all ones.
+        per_image: pixels share the weight of their image, instead of having it each: its weights sum up to it.
 
     Returns:
         float32 [B, H, W].
@@ -34,6 +41,10 @@ def pixel_weights(label: Array, image_weight: Array, class_weights: Sequence[flo
     if class_weights:
         table = jnp.asarray(class_weights, jnp.float32)
         weights = weights * table[jnp.minimum(label, len(class_weights) - 1).astype(jnp.int32)]
+    if per_image:
+        whole = jnp.sum(weights, axis=(1, 2), keepdims=True)
+        share = weights / jnp.where(whole > 0, whole, 1.0)
+        weights = share * image_weight[:, None, None]
     return weights
 
 

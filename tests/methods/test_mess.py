@@ -353,9 +353,9 @@ def always(shift):
     return lambda label: 9 * np.eye(3, dtype=np.float32)[(label.astype(int) % 3 + shift) % 3]
 
 
-def cross_entropy_of_exits(outputs, data):
-    parts = (BASE(Outputs(x, {}, {}), data)[0] for x in outputs.exits.values())
-    return sum(losses.mean(*BASE.pooled(t, BASE.counts(data))) for t in parts)
+def cross_entropy_of_exits(outputs, data, base=BASE):
+    parts = (base(Outputs(x, {}, {}), data)[0] for x in outputs.exits.values())
+    return sum(losses.mean(*base.pooled(t, base.counts(data))) for t in parts)
 
 
 def test_pfd_with_a_right_teacher_and_alpha_1_is_cross_entropy():
@@ -384,6 +384,22 @@ def test_the_other_losses_are_its_parts():
     np.testing.assert_allclose(ce, cross_entropy_of_exits(outputs, data), rtol=1e-5)
     np.testing.assert_allclose(both, 0.3 * ce + 0.7 * kd, rtol=1e-5)
     assert value(ExitLoss(BASE, alpha=0.3), outputs, data) < both
+
+
+def test_means_may_be_per_image_first():
+    """Labels as in the run's own loss; the final answer's part is the mean of what images are worth alone."""
+    outputs, data = answers()
+    data["label"][0, :10] = IGNORE_LABEL
+    data["weight"] = np.array([1.0, 0.5, 0.0, 2.0], np.float32)[: len(data["weight"])]
+    base = replace(BASE, per_image=True)
+    ce, kd = (value(ExitLoss(base, kind=k), outputs, data) for k in ("ce", "kd"))
+    np.testing.assert_allclose(ce, cross_entropy_of_exits(outputs, data, base), rtol=1e-5)
+    assert abs(ce - value(ExitLoss(BASE, kind="ce"), outputs, data)) > 1e-3
+    alone = [
+        value(ExitLoss(BASE, kind="kd"), *jax.tree.map(lambda x: x[i : i + 1], (outputs, data)))  # noqa: B023
+        for i in range(len(data["weight"]))
+    ]
+    np.testing.assert_allclose(kd, np.average(alone, weights=data["weight"]), rtol=1e-5)
 
 
 def test_an_exit_like_the_final_answer_is_at_rest_and_void_counts_nowhere():
