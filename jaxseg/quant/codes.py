@@ -77,8 +77,26 @@ def image_codes(image: Array, multiplier: Array, offset: Array, shift: int) -> A
     """
     if jnp.issubdtype(image.dtype, jnp.floating):
         image = jnp.round(image)
-    value = image.astype(I32) * _row(multiplier, 4) + _row(offset, 4)
-    return jnp.clip(halved_to_even(value, shift), -127, 127).astype(jnp.int8)
+
+    def made(image: Array) -> Array:
+        value = image.astype(I32) * _row(multiplier, image.ndim) + _row(offset, image.ndim)
+        return jnp.clip(halved_to_even(value, shift), -127, 127).astype(jnp.int8)
+
+    def once(image: Array) -> Array:
+        return _once(made, image.reshape(-1, image.shape[-1])).reshape(image.shape)
+
+    return lax.platform_dependent(image, cpu=once, default=made)
+
+
+def _once(function: Callable[[Array], Array], x: Array) -> Array:
+    """function(x) of x [N, ..], row by row, worked out before anything reads it.
+
+    XLA on CPU fuses what makes a map into all that reads it, and works it out for each cell of a kernel anew; barriers
+    are gone by then (jaxlib 0.10.2). Out of a loop and into one it fuses nothing, so this is one, of two turns.
+    """
+    if is_symbolic_dim(x.shape[0]) or x.shape[0] % 2:
+        return function(x)
+    return lax.map(function, x.reshape(2, -1, *x.shape[1:])).reshape(x.shape)
 
 
 def over_thresholds(
@@ -197,7 +215,7 @@ def _on_quads(x: Array, kernel: Array, pads: tuple, then: Then = lambda total: t
     return then(_xla(x, kernel, 1, 1, around))
 
 
-PART_BYTES = 2**22
+PART_BYTES = 2**17
 """Of patches, and of sums, that are made at a time: they stay in cache."""
 
 
@@ -212,7 +230,7 @@ def _mixed(
     """Patches of unsigned codes times kernel, and what becomes of the sums, some rows at a time."""
     flat = kernel.reshape(-1, kernel.shape[-1])
     nothing = zero_sum(flat).reshape(1, 1, 1, -1)
-    (batch, height, width, _), (down, _) = x.shape, kernel.shape[:2]
+    (batch, height, width, _), (down, across) = x.shape, kernel.shape[:2]
     rows, columns = -(-height // stride), -(-width // stride)
     zero = jnp.uint8(ZERO)
 
@@ -220,13 +238,14 @@ def _mixed(
         seen = _cells(x, kernel, stride, dilation, pads, size=(rows, columns), zero=zero)
         return then(mixed_product(jnp.concatenate(seen, axis=-1), flat) - nothing)
 
-    x = unsigned(x)
     parts = 1
     if not is_symbolic_dim(batch):
         cell_bytes = max(flat.shape[0] * (flat.shape[0] > x.shape[-1]), 4 * flat.shape[1])
         parts = -(-batch * rows * columns * cell_bytes // PART_BYTES)
     if parts <= 1:
-        return patches(x, rows, pads)
+        return patches(unsigned(x), rows, pads)
+    # A 1x1 kernel reads every cell once.
+    x = unsigned(x) if (down, across) == (1, 1) else _once(unsigned, x.reshape(-1)).reshape(x.shape)
     some = -(-rows // parts)
     span = (some - 1) * stride + (down - 1) * dilation + 1
     missing = (-(-rows // some) * some - 1) * stride + (down - 1) * dilation + 1
