@@ -37,22 +37,34 @@ def test_sums_that_overflow_on_the_way_come_out_right():
     assert int(found[0, 0, 0, 0]) == 131_071 * 127 * 127
 
 
-@pytest.mark.parametrize("patch_bytes", [2**22, 900])
+@pytest.mark.parametrize(
+    ("cores", "patch_bytes", "batch"), [(2, 2**22, 2), (2, 900, 2), (1, 900, 2), (1, 900, 1)]
+)
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "padding"),
     [((3, 3), 1, 1, "symmetric"), ((3, 3), 2, 1, "same"), ((5, 3), 1, 2, "symmetric"),
      ((1, 1), 1, 1, "symmetric"), ((7, 7), 2, 1, "symmetric")],
 )  # fmt: skip
 def test_convolutions_in_parts_are_the_plain_ones(
-    monkeypatch, patch_bytes, kernel, stride, dilation, padding
+    monkeypatch, cores, patch_bytes, batch, kernel, stride, dilation, padding
 ):
-    """A part of a row at least, the last part beyond the map."""
-    monkeypatch.setattr(codes, "PART_BYTES", patch_bytes)
-    x, weights = signed(2, 11, 9, 5), signed(*kernel, 5, 6)
+    """A part of a row at least, the last part beyond the map; even and odd numbers of cells."""
+    monkeypatch.setattr(codes, "PART_BYTES", {cores: patch_bytes})
+    monkeypatch.setattr(codes, "cores", lambda: cores)
+    x, weights = signed(batch, 11, 9, 5), signed(*kernel, 5, 6)
     pads = tuple(pad_widths((11, 9), kernel, stride, dilation, padding))
     found = jax.jit(lambda x, w: codes._mixed(x, w, stride, dilation, pads))(x, weights)
     want = codes._xla(jnp.asarray(x), jnp.asarray(weights), stride, dilation, pads)
     np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 3), (1, 3, 5, 3)])
+def test_codes_of_an_image_are_the_same_in_one_go_and_in_two_turns(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    multiplier, offset, shift = np.array([300, 310, 321]), np.array([-9000, 12, 7001]), 9
+    made = (image.astype(int) * multiplier + offset) / 2**shift
+    found = jax.jit(lambda x: codes.image_codes(x, multiplier, offset, shift))(image)
+    np.testing.assert_array_equal(found, np.clip(np.round(made), -127, 127))
 
 
 def test_one_in_a_loop_and_in_the_jaxpr_by_name():
