@@ -1,16 +1,18 @@
-"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b] [--seeds=0,1]`.
+"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b] [--seeds=0,1] [--cores=1]`.
 
 An experiment is `benchmarks/NAME.py` with
     CLAIM:  what the rows are meant to show, in one sentence,
     SEEDS:  the seeds,
     ARMS:   name -> function (seed, workdir, data) -> row (JSON values).
 Rows are written to results/NAME.json as they come, so a stopped run loses nothing, and a faster machine can fill
-in what is missing. One record holds rows of one device only; rows of another device are refused.
+in what is missing. One record holds rows of one device only; rows of another device are refused. With --cores what
+runs has so many CPU cores, and its record is results/NAME_cores_N.json.
 """
 
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -66,12 +68,17 @@ def main() -> int:
     parser.add_argument("--data", default="", help="raw folder of the data set, where it needs one")
     parser.add_argument("--arms", default="", help="comma-separated; default all")
     parser.add_argument("--seeds", default="", help="comma-separated; default all")
+    parser.add_argument("--cores", type=int, default=0, help="so many alone, a record of its own")
     args = parser.parse_args()
+    name = f"{args.name}_cores_{args.cores}" if args.cores else args.name
+    if args.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     start_s = time.monotonic()
     experiment = importlib.import_module(f"benchmarks.{args.name}")
     runtime.use_compilation_cache(Path.home() / ".cache" / "jaxseg" / "xla")
-    path = ROOT / "results" / f"{args.name}.json"
+    path = ROOT / "results" / f"{name}.json"
     record = _open(path, experiment, args.name, keep=args.only_missing)
+    record["command"] += f" --cores={args.cores}" if args.cores else ""
     arms = args.arms.split(",") if args.arms else list(experiment.ARMS)
     complete = True
     seeds = [int(x) for x in args.seeds.split(",")] if args.seeds else experiment.SEEDS
@@ -83,7 +90,7 @@ def main() -> int:
                 complete = False
                 continue
             print(f"== {args.name}: {arm}, seed {seed}", flush=True)
-            workdir = ROOT / "runs" / "benchmarks" / args.name / arm / str(seed)
+            workdir = ROOT / "runs" / "benchmarks" / name / arm / str(seed)
             begin_s = time.monotonic()
             row = experiment.ARMS[arm](seed, workdir, args.data)
             # An arm that trains tells its own time, over all the sessions that it took.

@@ -43,6 +43,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "int8_camvid": ("int8_accuracy", int8.camvid),
     "int8_drives": ("int8_accuracy", int8.drives),
     "int8_speed": ("int8_speed", int8.speed),
+    "int8_speed_one_core": ("int8_speed_cores_1", int8.speed),
     "dance": ("dance", dance.arms),
     "dance_groups": ("dance", dance.groups),
     "dance_claims": ("dance", dance.claims),
