@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a,b] [--seeds=0,1] [--cores=1]`.
+"""`python -m benchmarks.run NAME [--only-missing] [--budget-min=9] [--data=DIR] [--arms=a] [--seeds=0] [--cores=N]`.
 
 An experiment is `benchmarks/NAME.py` with
     CLAIM:  what the rows are meant to show, in one sentence,
