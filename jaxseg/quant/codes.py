@@ -249,7 +249,9 @@ def _mixed(
         return then(mixed_product(jnp.concatenate(seen, axis=-1), flat) - nothing)
 
     parts = 1
-    if not is_symbolic_dim(batch):
+    # Few pieces XLA writes cell by cell once they are slices of a part (3x3, stride 2, 3 channels: five times as long).
+    few_pieces = 1 < down * across < 9
+    if not (few_pieces or is_symbolic_dim(batch)):
         cell_bytes = max(flat.shape[0] * (flat.shape[0] > x.shape[-1]), 4 * flat.shape[1])
         parts = -(-batch * rows * columns * cell_bytes // PART_BYTES[cores()])
     if parts <= 1:
