@@ -53,8 +53,7 @@ class Settings:
     stage_1:   'round_robin' (one exit a step), 'printed' (eq. 2 to the letter), 'sum' (all exits, as usual for
                multi-exit networks), 'none' (the phase stays as it is) or 'skip' (it is left out: the network comes
                trained, and only heads are added to it).
-    go_on:     heads of stage 2 that are as one of stage 1 start from its weights, not afresh (ours; with few steps of
-               stage 2 fresh ones do not come as far).
+    go_on:     heads of stage 2 that are as one of stage 1 start from its weights, not afresh (ours).
     steps, optim: of stage 2.
     loss, alpha, normalise, label_stride: see `ExitLoss`.
     """
