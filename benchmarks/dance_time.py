@@ -69,11 +69,13 @@ def folders(workdir: Path, network: str, arm: str) -> list[Path]:
     return [new if new.exists() else old for new, old in zip(again, parts, strict=True)]
 
 
-def training(network: str, seed: int, workdir: Path) -> dict[str, dict[str, float]]:
+def training(
+    network: str, arms: tuple[str, ...], seed: int, workdir: Path
+) -> dict[str, dict[str, float]]:
     """Arm -> seconds of all steps, seconds of compiling, and how many programs that is."""
     needs: dict[str, collections.Counter[Program]] = {}
     makers: dict[Program, tuple[Phase, Arch]] = {}
-    for arm in dance.ARMS_OF_A_NETWORK:
+    for arm in arms:
         counts = needs[arm] = collections.Counter()
         for folder in folders(workdir, network, arm):
             for phase, arch, first, end in pieces_of(folder, network, seed):
@@ -121,12 +123,14 @@ def _example(batch: int, size_px: tuple[int, int]) -> dict[str, np.ndarray]:
     }
 
 
-def answering(network: str, seed: int, workdir: Path) -> dict[str, dict[str, float]]:
+def answering(
+    network: str, arms: tuple[str, ...], seed: int, workdir: Path
+) -> dict[str, dict[str, float]]:
     """Arm -> milliseconds per test image at batch 1, whole and each at its own size."""
     split = dance.planned(network, seed).eval_split
     images = [split[i * len(split) // IMAGES]["image"] for i in range(IMAGES)]
     runs: dict[tuple[str, str], Any] = {}
-    for arm in dance.ARMS_OF_A_NETWORK:
+    for arm in arms:
         model = Model(*load_model(folders(workdir, network, arm)[-1] / "model"))
         runs[arm, "ms"] = model
         if model.card.sizes:
@@ -148,12 +152,22 @@ def answering(network: str, seed: int, workdir: Path) -> dict[str, dict[str, flo
     return dict(rows)
 
 
-def arm(network: str, seed: int, workdir: Path, data: str) -> dict[str, Any]:
-    """All arms of a network."""
+def arm(network: str, arms: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """These arms of a network, in turn."""
     del data
     trained = workdir.parent.parent.parent / "dance" / f"{network}_time" / workdir.name
-    begun, told = training(network, seed, trained), answering(network, seed, trained)
-    return {"arms": {name: begun[name] | told[name] for name in begun}}
+    begun = training(network, arms, seed, trained)
+    told = answering(network, arms, seed, trained)
+    return {"network": network, "arms": {name: begun[name] | told[name] for name in arms}}
 
 
-ARMS = {network: functools.partial(arm, network) for network in dance.NETWORKS}
+EVERY = tuple(dance.ARMS_OF_A_NETWORK)
+MAIN = ("full", "dance", "uniform", "dropping", "data", "network")
+ARMS = {
+    "aspp": functools.partial(arm, "aspp", EVERY),
+    # All programs of two paths at once are more than the memory maps that Linux gives a process.
+    "two_path": functools.partial(arm, "two_path", MAIN),
+    "two_path_controls": functools.partial(
+        arm, "two_path", ("full", *(name for name in EVERY if name not in MAIN))
+    ),
+}

@@ -122,23 +122,32 @@ def claims(record: Record) -> str:
 
 
 def times(record: Record) -> str:
-    """Measured: training by medians of steps, compiling, answers, as ratios to the plain arm's."""
+    """Measured: training by medians of steps, compiling, answers, as ratios to the plain arm beside which they were."""
     rows = []
-    for row in record["rows"]:
-        plain = row["arms"]["full"]
+    for network, name in NETWORKS.items():
+        found = {}
+        for row in record["rows"]:
+            if row.get("network", row["arm"]) == network:
+                found |= {
+                    a: (x, row["arms"]["full"]) for a, x in row["arms"].items() if a not in found
+                }
         for arm, words in ARMS.items():
-            if arm not in row["arms"]:
+            if arm not in found:
                 continue
-            found = row["arms"][arm]
-            own = f"{found['slim_ms'] / plain['ms']:.2f}" if "slim_ms" in found else ""
+            own, plain = found[arm]
+            compiling = (
+                f"{own['compile_s']:.0f} ({own['programs']})"
+                if "compile_s" in own
+                else f"({own['programs']})"
+            )
             rows.append(
                 [
-                    NETWORKS[row["arm"]],
+                    name,
                     words,
-                    f"{found['train_s']:.0f} ({found['train_s'] / plain['train_s']:.2f})",
-                    f"{found['compile_s']:.0f} ({found['programs']})",
-                    f"{found['ms']:.2f} ({found['ms'] / plain['ms']:.2f})",
-                    own,
+                    f"{own['train_s']:.0f} ({own['train_s'] / plain['train_s']:.2f})",
+                    compiling,
+                    f"{own['ms']:.2f} ({own['ms'] / plain['ms']:.2f})",
+                    f"{own['slim_ms'] / plain['ms']:.2f}" if "slim_ms" in own else "",
                 ]
             )
     head = [
