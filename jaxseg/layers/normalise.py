@@ -24,7 +24,7 @@ def network_input(
     grid = numbers.integer.image
     if numbers.in_codes:
         step = numbers.codes.image_step
-        return codes.image_codes(image, *scaling.image_affine(mean, std, step))
+        return codes.image_codes(image, *scaling.image_affine(mean, std, step), once=True)
     if grid.bits == 8 and grid.rule == FIXED:
         step = grid.reach / 128
         found = codes.image_codes(image, *scaling.image_affine(mean, std, step))

@@ -71,10 +71,13 @@ def _row(v: Array, ndim: int) -> Array:
     return v.reshape(*(1,) * (ndim - 1), -1) if v.ndim else v
 
 
-def image_codes(image: Array, multiplier: Array, offset: Array, shift: int) -> Array:
+def image_codes(
+    image: Array, multiplier: Array, offset: Array, shift: int, *, once: bool = False
+) -> Array:
     """uint8 [B, H, W, 3] -> int8 codes of the normalised image, see `scaling.image_affine`.
 
-    Of an image that was resized, and so has fractions, the nearest whole pixels.
+    Of an image that was resized, and so has fractions, the nearest whole pixels. `once`: worked out before anything
+    reads it, see `_once`; for batches on one device, since it cuts them anew.
     """
     if jnp.issubdtype(image.dtype, jnp.floating):
         image = jnp.round(image)
@@ -83,10 +86,10 @@ def image_codes(image: Array, multiplier: Array, offset: Array, shift: int) -> A
         value = image.astype(I32) * _row(multiplier, image.ndim) + _row(offset, image.ndim)
         return jnp.clip(halved_to_even(value, shift), -127, 127).astype(jnp.int8)
 
-    def once(image: Array) -> Array:
+    def on_cpu(image: Array) -> Array:
         return _once(made, image.reshape(-1, image.shape[-1])).reshape(image.shape)
 
-    return lax.platform_dependent(image, cpu=once, default=made)
+    return lax.platform_dependent(image, cpu=on_cpu, default=made) if once else made(image)
 
 
 def _once(function: Callable[[Array], Array], x: Array) -> Array:
