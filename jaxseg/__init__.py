@@ -31,7 +31,8 @@ def load(
 ) -> "Model | InputDependent":
     """A trained model, ready to be called on uint8 images (see `inference.predictor.Model`).
 
-    A folder that `deploy` made answers as it was deployed: with exits, each image as far as it needs.
+    It answers as the folder says (`eval.exits`): one that `deploy` made with exits, each image as far as it needs; with
+    mode 'budgeted', the part up to that answer; with 'anytime', the last answer (`ways.AnyTime` gives them all).
 
     Args:
         folder: a training folder (its last weights) or a deployed folder.
@@ -45,11 +46,11 @@ def load(
     """
     from jaxseg.inference.augmented import Mode
     from jaxseg.inference.predictor import Model
-    from jaxseg.inference.ways import Way, routed
+    from jaxseg.inference.ways import Way, parts, routed
 
     model = Model.load(folder, mode=Mode(window_px, window_overlap_frac, flip, scales))
     way = Way.from_dict(model.card.evaluation.get("exits", {}))
-    return routed(model, way) or model
+    return routed(model, way) or list(parts(model, way).values())[-1]
 
 
 def create(

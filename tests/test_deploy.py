@@ -101,6 +101,19 @@ def test_any_time_is_chosen_timed_and_answers(folder, tmp_path):
     assert np.mean(one(image) == jaxseg.load(folder)(image)) > 0.99
 
 
+@pytest.mark.parametrize("mode, part", [("budgeted", ""), ("anytime", "final")])
+def test_a_folder_that_says_so_answers_in_its_mode(folder, tmp_path, mode, part):
+    arch, variables, card = load_model(folder)
+    card.evaluation["exits"] |= {"mode": mode, "chosen": [1]}
+    save_model(tmp_path / "m", arch, variables, card)
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    answer = jaxseg.load(tmp_path / "m")(image)
+    expected = parts(Model(arch, variables, card), Way(mode, chosen=(1,)))[part](image)
+    np.testing.assert_array_equal(answer, expected)
+    differs = np.mean(answer != jaxseg.load(folder)(image))
+    assert (differs > 0.1) == (mode == "budgeted")
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
