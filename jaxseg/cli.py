@@ -1,5 +1,7 @@
 """The command line: flags, configs, and the one place that turns mistakes into one line and status 2."""
 
+import contextlib
+import errno
 import importlib.util
 import json
 import sys
@@ -12,10 +14,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxseg import processes
+from jaxseg import output, processes
 from jaxseg.errors import Interrupted, RunFailed, UserError, short, unknown_name
 
-OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, MISTAKE, INTERRUPTED, UNHEARD = 0, 1, 2, 130, 141
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,51 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     """Calls `main(arguments)` and returns the exit status.
 
     0 success, 2 a user's mistake (one line on stderr), 1 a failure (one line where it is a known kind, a
-    traceback where it is a bug), 130 by Ctrl-C, 143 by SIGTERM.
+    traceback where it is a bug), 130 by Ctrl-C, 143 by SIGTERM, 129 by a closed terminal; 141, as in a shell, where
+    nobody reads the output any more (`| head`), of all commands but a training run, which goes on.
     """
     try:
         status, together = main(sys.argv[1:] if argv is None else argv) or OK, True
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         status, together = MISTAKE, False
     except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         status, together = FAILED, False
     except Interrupted as stop:  # all processes of a run stop at the same step
-        print(stop, file=sys.stderr)
+        _tell(str(stop))
         status, together = stop.status, True
     except KeyboardInterrupt:  # outside a training run: nothing to save
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         status, together = INTERRUPTED, False
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            # A path too long, a folder that may not be searched: nobody asks before every `is_dir`.
-            mistake = UserError(f"cannot use {short(error.filename)}", got=error.strerror)
-            print(f"error: {mistake}", file=sys.stderr)
-            return processes.leave(MISTAKE, together=False)
-        traceback.print_exc()
-        print("error: this is a bug in jaxseg, please report it", file=sys.stderr)
-        status, together = FAILED, False
+        status, together = _failure(error), False
     return processes.leave(status, together=together)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone; the status says it, too
+        print(text, file=sys.stderr, flush=True)
+
+
+def _failure(error: Exception) -> int:
+    """The status after what nobody foresaw; a line on stderr, and a traceback if it is a bug."""
+    if isinstance(error, BrokenPipeError) and not output.is_heard():
+        output.drop_output()
+        return UNHEARD
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        output.drop_output()  # it may be what was printed
+        where = short(error.filename) if error.filename is not None else "output"
+        _tell(f"error: {where}: {error.strerror}; make room, then the same command again")
+        return FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        # A path too long, a folder that may not be searched: nobody asks before every `is_dir`.
+        _tell(f"error: {UserError(f'cannot use {short(error.filename)}', got=error.strerror)}")
+        return MISTAKE
+    _tell("".join(traceback.format_exception(error)).rstrip())
+    _tell("error: this is a bug in jaxseg, please report it")
+    return FAILED
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +126,7 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
         UserError: an unknown, repeated-positional, missing or wrong flag.
     """
     if any(arg in ("--help", "-h", "-help") for arg in argv):
-        print(command.usage())
+        print(command.usage(), flush=True)
         raise SystemExit(OK)
     own, _ = split_overrides(argv)
     values = flags.FlagValues()

@@ -3,10 +3,11 @@
     python launch/local.py --processes=2 -- python -m jaxseg.train --config=configs/quickstart.py --workdir=W
 
 Process i is given `--distributed=i/N@localhost:PORT` with a port that was free. Its standard error, and process 0's
-standard output, are passed on with `[i] ` before each line. SIGTERM and Ctrl-C go to every process once. If one fails,
+standard output, are passed on with `[i] ` before each line. SIGTERM, Ctrl-C and SIGHUP (a closed terminal; not under
+`nohup`) go to every process once. If one fails,
 the others have its `--heartbeat-s` and `--grace-s` to end by themselves before they are killed, and all are started
 again, at most `--restarts` times. Exit status: 2 if any process ended with 2 (a mistake; never restarted), else that of
-the first that failed, else 143 or 130 (told to stop), else 0.
+the first that failed, else 143, 130 or 129 (told to stop), else 0.
 
 Standard library only, Linux only: its kernel kills the processes when the launcher dies, even by SIGKILL.
 """
@@ -25,7 +26,8 @@ import time
 from collections.abc import Callable, Sequence
 
 MISTAKE = 2
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPED = tuple(128 + number for number in SIGNALS)
 HEARTBEAT_S = 100.0  # the default of --heartbeat-s in jaxseg.train
 POLL_S = 0.05
 READER_S = 5.0  # for the last lines; only a process that left the group can still hold the pipe
@@ -149,13 +151,14 @@ def failed(status: int) -> bool:
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT for the loop that forwards them."""
+    """Remembers what tells to stop for the loop that forwards it."""
 
     def __init__(self) -> None:
         self.pending: list[int] = []
         self.first: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, _: object) -> None:
         self.first = self.first or number

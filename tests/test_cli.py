@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -187,6 +189,37 @@ def test_help_is_not_a_mistake(capsys):
     with pytest.raises(SystemExit) as stop:
         run(train.main, "--help", capsys=capsys)
     assert stop.value.code == 0
+
+
+def shell(line):
+    """Status of python in `line`, and what came on stderr; `{}` stands for the start of a command's code."""
+    begin = f'"{sys.executable}" -c "import sys; from jaxseg import bench, cli; sys.exit(cli.run('
+    script = f"{line.format(begin)}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    assert shell('{}bench.main))" --help | true') == (141, "")
+    many = '{}lambda _: [print(i) for i in range(100000)] and 0))" | head -n 1'
+    assert shell(many) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_a_bug(capsys):
+    def broken(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    status, printed = run(broken, capsys=capsys)
+    assert status == cli.FAILED and "this is a bug" in printed.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, of Linux")
+def test_a_full_disk_under_the_output_is_one_line():
+    status, told = shell('{}bench.main))" --help > /dev/full')
+    assert status == cli.FAILED
+    assert (
+        told == "error: output: No space left on device; make room, then the same command again\n"
+    )
 
 
 def test_a_bug_keeps_its_traceback(capsys):

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. A file may import from its own floor and from below.
 FLOORS = (
     ("jaxseg.errors", "jaxseg.types"),
-    ("jaxseg.outside", "jaxseg.tensors"),
+    ("jaxseg.outside", "jaxseg.output", "jaxseg.tensors"),
     ("jaxseg.numbers", "jaxseg.flow"),
     ("jaxseg.arch",),
     ("jaxseg.padding",),

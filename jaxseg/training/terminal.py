@@ -1,11 +1,12 @@
 """The live line on a terminal; plain lines when the output is a file or a pipe."""
 
 import math
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from jaxseg.output import Outlet
 from jaxseg.training.loop import Window
 
 
@@ -27,10 +28,14 @@ class Terminal:
     """Shows step, loss, mIoU of train and val, images/s, share of time waiting for data, time left."""
 
     def __init__(self, total_steps: int, console: Console | None = None, *, quiet: bool = False):
-        """Args: of the whole run; where to; whether nothing is to be shown at all."""
+        """Args: of the whole run; where to; whether nothing is to be shown at all.
+
+        A run goes on when nobody reads what it prints any more: `log.jsonl` has it all.
+        """
         self._total = total_steps
         self._val: float | None = None
-        self.console = console or Console(soft_wrap=True, highlight=False, quiet=quiet)
+        outlet = cast(IO[str], Outlet())
+        self.console = console or Console(file=outlet, soft_wrap=True, highlight=False, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

@@ -210,7 +210,8 @@ def test_a_mistake_ends_the_jobset_and_a_stop_does_not_count(manifest):
             actions |= {value: rule["action"] for value in codes["values"]}
         else:
             actions |= {c["type"]: rule["action"] for c in rule["onPodConditions"]}
-    assert actions == {2: "FailJob", 130: "Ignore", 143: "Ignore", "DisruptionTarget": "Ignore"}
+    stops = dict.fromkeys((129, 130, 143, "DisruptionTarget"), "Ignore")
+    assert actions == {2: "FailJob", **stops}
     assert manifest["spec"]["failurePolicy"]["rules"] == [
         {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     ]

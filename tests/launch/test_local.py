@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOCAL = Path(__file__).resolve().parents[2] / "launch" / "local.py"
 
 # Every child first says who it is: a line in the file `starts`, with its rank, port and process number.
@@ -169,7 +170,7 @@ def test_death_by_signal_is_restarted_and_told_as_a_shell_would(tmp_path):
     assert (done.returncode, len(starts(tmp_path))) == (137, 2)
 
 
-@pytest.mark.parametrize("status", [2, 130, 143])
+@pytest.mark.parametrize("status", [2, 129, 130, 143])
 def test_mistakes_and_stops_are_not_restarted(tmp_path, status):
     done = launch(tmp_path, 2, STARTED + f"sys.exit({status} if rank == '1' else 0)")
     assert (done.returncode, len(starts(tmp_path))) == (status, 2)
@@ -181,12 +182,12 @@ def test_a_mistake_is_worse_than_what_it_does_to_the_others(tmp_path):
     assert (done.returncode, len(starts(tmp_path))) == (2, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", SIGNALS, ids=[number.name for number in SIGNALS])
 def test_a_signal_reaches_every_process_once(tmp_path, number):
     """Even sent to the launcher's whole group, as a terminal does: the children are not in it."""
     body = (
         "def told(n, _):\n    note(f'{rank} {n}', 'told')\n"
-        "signal.signal(signal.SIGTERM, told)\nsignal.signal(signal.SIGINT, told)\n"
+        "for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(n, told)\n"
         + STARTED
         + "end = time.monotonic() + 20\n"
         "while not (os.path.exists('told') and rank in open('told').read().split()[::2]):\n"
@@ -194,7 +195,11 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
         "time.sleep(0.3)\n"  # a second one would be noted, too
         f"sys.exit({128 + number})"
     )
-    launcher = subprocess.Popen(command(3, body), cwd=tmp_path, start_new_session=True)
+    # These tests may run under nohup, which the launcher would inherit.
+    heard = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    execute = [sys.executable, "-c", heard + "os.execv(sys.argv[1], sys.argv[1:])"]
+    full = [*execute, *command(3, body)]
+    launcher = subprocess.Popen(full, cwd=tmp_path, start_new_session=True)
     started(tmp_path, 3)
     os.killpg(launcher.pid, number)
     assert launcher.wait(20) == 128 + number

@@ -116,6 +116,7 @@ def test_sbatch_defaults(project, args):
         (2, None, 2, False),
         (143, None, 0, True),
         (130, None, 0, True),
+        (129, None, 0, True),
         (143, "99", 0, True),  # time limits and preemptions are no failures
         (1, None, 0, True),
         (134, "9", 0, True),

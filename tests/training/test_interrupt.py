@@ -114,6 +114,21 @@ def test_a_second_signal_ends_at_once():
     assert done.stderr.count("SIGTERM: saving at the next step") == 1
 
 
+@pytest.mark.parametrize("deaf", [False, True], ids=["terminal", "nohup"])
+def test_a_closed_terminal_is_told_twice_and_by_nohup_never(deaf):
+    code = (
+        "import os, signal\n"
+        "from jaxseg.training.interrupt import Interrupts\n"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if deaf else 'SIG_DFL'})\n"
+        "with Interrupts() as told:\n"
+        "    os.close(2)\n"
+        "    for _ in range(2): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print(told.signal)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "None\n" if deaf else "1\n")
+
+
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with Interrupts() as interrupts:

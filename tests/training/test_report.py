@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +120,18 @@ def test_a_damaged_log_is_named(tmp_path):
     (tmp_path / "log.jsonl").write_text("nonsense\n{}\n")
     with pytest.raises(UserError, match="line 1 is not JSON"):
         read_log(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("reader", ["| true", "> /dev/full"])
+def test_a_run_goes_on_when_nobody_reads_it(reader):
+    code = (
+        "import sys, time; from jaxseg.training.terminal import Terminal; t = Terminal(9)\n"
+        "for i in range(200): t.say('x' * 1000)\n"
+        "print('alive', file=sys.stderr)"
+    )
+    script = f'"{sys.executable}" -W error -c "{code}" {reader}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "alive\n")
 
 
 def test_durations():
