@@ -36,12 +36,14 @@ def get_config():
     config.mess.num_exits, config.mess.label_stride = 3, 2
     config.mess.stage_1 = "sum"
     config.mess.heads.reductions, config.mess.heads.extra_blocks = (1, 2), (0, 1)
+    config.mess.heads.go_on = True
     config.mess.stage_2 = defaults.stage(150, **RATES)
     config.dance.data.measure, config.dance.data.rank = "spatial_information", "global"
     config.dance.data.ratios, config.dance.data.edges = (0.75, 1.0), (0.5,)
     config.dance.data.w_min = 0.5
     config.dance.network.share, config.dance.network.l1 = 0.2, 1e-4
     config.dance.network.events, config.dance.network.scope = 1, "all"
+    config.dance.network.multiple = 8
     config.integer.preset = "integer_only"
     config.phases.main = defaults.phase(600, **RATES)
     config.eval.every_steps = 0
