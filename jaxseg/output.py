@@ -12,10 +12,13 @@ STDOUT = 1
 class Outlet:
     """Standard output as a file; once it cannot be written, what is written is dropped."""
 
+    def __init__(self) -> None:
+        self._stream = sys.stdout  # of now: a live line puts itself before it
+
     def write(self, text: str) -> int:
         """As a file's."""
         try:
-            return sys.stdout.write(text)
+            return self._stream.write(text)
         except OSError:
             drop_output()
             return len(text)
@@ -23,12 +26,12 @@ class Outlet:
     def flush(self) -> None:
         """As a file's."""
         try:
-            sys.stdout.flush()
+            self._stream.flush()
         except OSError:
             drop_output()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+        return getattr(self._stream, name)
 
 
 def is_heard() -> bool:
