@@ -2,7 +2,8 @@
 
 `heads` and `gain` are the paper's way: one exit learns per step of stage 1, fresh heads of all 16 designs in stage 2.
 `sum_*` are ours: all exits learn in every step of stage 1, and go on in stage 2 beside three other designs. `deep_*` is
-that on ResNet-34. Plain networks and the frozen backbone are those of `benchmarks.mess_stages`, trained here where they
+that on ResNet-34. `*narrow_sum_*` are narrower networks whose exits learn along, too, for their final answer alone: what
+exits give by being trained, without leaving. Plain networks and the frozen backbone are those of `benchmarks.mess_stages`, trained here where they
 are missing. On 2 CPU cores: 5 to 8 minutes for all heads, 2 for a narrow network, 3 for a `gain`.
 """
 
@@ -62,6 +63,12 @@ def run(changes: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[s
     overrides = (f"--config.{x}" for x in (f"seed={seed}", steps, *changes))
     done = common.trained(mess_stages.CONFIG, workdir, *overrides)
     return common.summary(done, {"test": common.scored(workdir, "test")})
+
+
+def along(changes: tuple[str, ...], seed: int, workdir: Path, data: str) -> dict[str, Any]:
+    """The final answer of a network whose exits all learn along: the first stage alone."""
+    first = ("mess.stage_1=sum", f"max_steps={mess_stages.STEPS}")
+    return run((*first, *changes), seed, workdir, data)
 
 
 def places(evidence: Evidence, one: Deployment) -> np.ndarray:
@@ -217,6 +224,8 @@ SUM = (
 DEEP = ("model.name=deeplabv3plus_resnet34",)
 WIDTHS = {f"narrow_{width}": (*PLAIN, f"model.width={width}") for width in NARROW}
 DEEP_WIDTHS = {f"deep_{name}": (*changes, *DEEP) for name, changes in WIDTHS.items()}
+ALONG = {f"narrow_sum_{width}": (f"model.width={width}",) for width in NARROW}
+ALONG |= {f"deep_{name}": (*changes, *DEEP) for name, changes in ALONG.items()}
 
 ARMS = {
     "heads": heads,
@@ -227,5 +236,6 @@ ARMS = {
     "deep_plain": functools.partial(run, (*PLAIN, *DEEP)),
     **{name: functools.partial(run, changes) for name, changes in DEEP_WIDTHS.items()},
     "deep_sum": functools.partial(run, (*SUM, *DEEP)),
+    **{name: functools.partial(along, changes) for name, changes in ALONG.items()},
     "deep_sum_gain": functools.partial(gain, "deep_sum", tuple(DEEP_WIDTHS)),
 }

@@ -90,6 +90,10 @@ def gain(record: Record, arm: str) -> str:
     for name in _narrow(gains):
         words = f"plain network of width {name.split('_')[-1]}, from scratch"
         add(words, [g[name] for g in gains if name in g])
+        along = rows_of(record, name.replace("narrow_", "narrow_sum_"))
+        if along and arm != "gain":
+            values = percent([r["test_miou"] for r in along])
+            rows.append(["-- its exits learning along, final answer", values, "as above"])
     head = [f"toy_street, {seeds(record)}", "test mIoU in %", "latency / plain, measured in turn"]
     return table(head, rows)
 
