@@ -2,9 +2,10 @@
 
 `heads` and `gain` are the paper's way: one exit learns per step of stage 1, fresh heads of all 16 designs in stage 2.
 `sum_*` are ours: all exits learn in every step of stage 1, and go on in stage 2 beside three other designs. `deep_*` is
-that on ResNet-34. `*narrow_sum_*` are narrower networks whose exits learn along, too, for their final answer alone: what
-exits give by being trained, without leaving. Plain networks and the frozen backbone are those of `benchmarks.mess_stages`, trained here where they
-are missing. On 2 CPU cores: 5 to 8 minutes for all heads, 2 for a narrow network, 3 for a `gain`.
+that on ResNet-34. `*narrow_sum_*` are narrower networks whose exits learn along, too, for the final answer alone: what
+exits give by being trained, without leaving. Plain networks and the frozen backbone are those of
+`benchmarks.mess_stages`, trained here where they are missing. On 2 CPU cores: 5 to 8 minutes for all heads, 2 for a
+narrow network, 1 to 3 for a `gain`.
 """
 
 import functools
