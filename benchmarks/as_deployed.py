@@ -1,6 +1,7 @@
 """What experiments on whole methods share: a trained network as it is deployed, its costs, latencies in turn."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from jaxseg.training.report import read_log
 
 TIMED = 40
 """Images of the test split that latencies are measured on."""
+TRIES, STEADY = 5, 0.03
+"""A share of a latency is measured against another run of `deploy`: how often it is tried until both agree so far."""
 FINAL, WITHIN = "final", "within"
 """Folders of a run: its final answer alone; the best that takes a share of the time of that."""
 
@@ -68,14 +71,30 @@ def deployed(
             return {FINAL: row(workdir)}
         deploy.main([f"--workdir={workdir}", f"--output={final}", *numbers])
         return {FINAL: row(final)}
-    deploy.main([f"--workdir={workdir}", f"--output={final}", "--setting=final", *numbers])
-    most = within * json.loads((final / "deploy.json").read_text())["final_only"]["cost"]
-    limit = f"--max-latency-ms={most:.6f}"
-    try:
-        deploy.main([f"--workdir={workdir}", f"--output={into / WITHIN}", limit, *numbers])
-    except UserError as error:  # no exit is that quick
-        return {FINAL: row(final), f"{WITHIN}_none": str(error)}
-    return {FINAL: row(final), WITHIN: row(into / WITHIN)}
+    flags = [f"--workdir={workdir}", *numbers]
+    for _ in range(TRIES):
+        shutil.rmtree(into / WITHIN, ignore_errors=True)  # of a try before
+        deploy.main([*flags, f"--output={final}", "--setting=final"])
+        cost = _final_cost(final)
+        try:
+            limit = f"--max-latency-ms={within * cost:.6f}"
+            deploy.main([*flags, f"--output={into / WITHIN}", limit])
+        except UserError as error:  # no exit is that quick
+            found: dict[str, Any] = {f"{WITHIN}_none": str(error)}
+            deploy.main([*flags, f"--output={final}", "--setting=final"])
+            again = _final_cost(final)
+        else:
+            found = {WITHIN: row(into / WITHIN)}
+            again = _final_cost(into / WITHIN)
+        found["final_again"] = again / cost
+        if abs(again / cost - 1) <= STEADY:
+            break
+    return {FINAL: row(final), **found}
+
+
+def _final_cost(folder: Path) -> float:
+    """What the final answer took when the folder was deployed."""
+    return json.loads((folder / "deploy.json").read_text())["final_only"]["cost"]
 
 
 def row(folder: Path) -> dict[str, Any]:
