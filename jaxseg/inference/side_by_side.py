@@ -49,20 +49,22 @@ def in_turn(
         ones: what is compared.
         card: how images are normalised.
         images: uint8 [H, W, 3], real ones, since the time may depend on them.
-        rounds: each image, by all, in turn; its median counts.
+        rounds: each image, by all, in turn; its median counts. The order is drawn anew every time: a network is slower
+            after one that leaves another kind of data in the caches.
 
     Returns:
         Milliseconds, float64 [images, ones], and of each the shares of images that left at its exits.
     """
     runs = [_answers(one, card) for one in ones]
     times = np.empty((rounds, len(images), len(runs)))
+    rng = np.random.default_rng(0)
     for i, image in enumerate(images):
         for run in runs:
             run(image)  # compiles for a new size
         for r in range(rounds):
-            for which, run in enumerate(runs):
+            for which in rng.permutation(len(runs)):
                 begin_s = time.perf_counter()
-                run(image)
+                runs[which](image)
                 times[r, i, which] = 1e3 * (time.perf_counter() - begin_s)
     left = [np.array(_left(*pair, len(images)), float) for pair in zip(runs, ones, strict=True)]
     return np.median(times, axis=0), [(x / x.sum()).tolist() for x in left]
