@@ -2,7 +2,7 @@
 
 Command:  python -m jaxseg.train --config=configs/itnet_toy_street.py --workdir=runs/itnet
           python -m jaxseg.evaluate --workdir=runs/itnet --mode=anytime
-Hardware: 2 CPU cores.  Time: not measured.  Val mIoU: not measured.
+Hardware: 1 CPU core.  Time: 392 s.  Val mIoU: 0.623 (the last of eight answers, one seed).
 
 46 thousand parameters, 120 MMACs for 8 passes at 256x192. Data, class weights and schedule are those of
 configs/quickstart.py.
