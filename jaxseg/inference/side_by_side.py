@@ -49,8 +49,8 @@ def in_turn(
         ones: what is compared.
         card: how images are normalised.
         images: uint8 [H, W, 3], real ones, since the time may depend on them.
-        rounds: each image, by all, in turn; its median counts. The order is drawn anew every time: a network is slower
-            after one that leaves another kind of data in the caches.
+        rounds: each image, by all, in turn; its median counts. The order is drawn anew every time, since
+            the time of a network depends on the one before it (by up to a tenth among twelve).
 
     Returns:
         Milliseconds, float64 [images, ones], and of each the shares of images that left at its exits.

@@ -125,7 +125,7 @@ def test_a_damaged_log_is_named(tmp_path):
 @pytest.mark.parametrize("reader", ["| true", "> /dev/full"])
 def test_a_run_goes_on_when_nobody_reads_it(reader):
     code = (
-        "import sys, time; from jaxseg.training.terminal import Terminal; t = Terminal(9)\n"
+        "import sys; from jaxseg.training.terminal import Terminal; t = Terminal(9)\n"
         "for i in range(200): t.say('x' * 1000)\n"
         "print('alive', file=sys.stderr)"
     )
